@@ -1,0 +1,1 @@
+"""The catalogue in SQL: tables, every query, and the sessions to run them in. Imports nothing of ours."""

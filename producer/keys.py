@@ -1,0 +1,41 @@
+"""Names of everything that Lookalike keeps in Redis, in one place.
+
+All of it lies under one prefix, the broker's own keys too, so that a shop's other uses of the same Redis
+are never touched and an access list can name it.
+"""
+
+from __future__ import annotations
+
+PREFIX = "lookalike:"
+
+LEDGER = PREFIX + "ledger"
+"""Hash: job id → JSON of the job's message."""
+LEDGER_DUE = PREFIX + "ledger:due"
+"""Sorted set: job id → the time (epoch seconds) from which the sweeper may publish it again."""
+UNACKED = PREFIX + "unacked"
+"""Hash that the broker keeps of messages handed to workers and not acknowledged."""
+
+
+def queue(name: str) -> str:
+    """Redis list of a queue."""
+    return PREFIX + name
+
+
+def mailbox(question_id: str) -> str:
+    """String: JSON of the `Answer` to a question; expires."""
+    return f"{PREFIX}mailbox:{question_id}"
+
+
+def picture(sha256: str) -> str:
+    """String: bytes of a picture that travels beside its message; expires."""
+    return f"{PREFIX}picture:{sha256}"
+
+
+def outcome(job_id: str) -> str:
+    """String: JSON of the `Outcome` of a job; expires."""
+    return f"{PREFIX}outcome:{job_id}"
+
+
+def worker(name: str) -> str:
+    """String: JSON heartbeat of a worker process; expires."""
+    return f"{PREFIX}worker:{name}"

@@ -1,0 +1,423 @@
+"""The wire contract: every message on a queue, every reply in a mailbox, as frozen values.
+
+A message knows its task name and its queue, so that nothing else has to. Messages travel as JSON and are
+validated strictly on both sides: an unknown key, a wrong type or another wire version is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
+
+WIRE_VERSION: Literal[1] = 1
+MIN_CHUNK, MAX_CHUNK = 1, 64
+MAX_LIMIT = 1000
+MAX_BATCH = 256
+MAX_ATTRIBUTES = 64
+
+
+class Queue(StrEnum):
+    """The five queues. Names are Redis lists under the prefix of `producer.keys`."""
+
+    INGEST = "ingest"
+    QUERY = "query"
+    LOOKUP = "lookup"
+    INDEX = "index"
+    CONTROL = "control"
+
+
+class Reason(StrEnum):
+    """Why an item or a lookup could not be served. Stable codes: they reach callers and dead letters."""
+
+    PRODUCT_NOT_FOUND = "product_not_found"
+    INVALID_MESSAGE = "invalid_message"
+    LOOKUP_EXPIRED = "lookup_expired"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    CORRUPT_IMAGE = "corrupt_image"
+    TOO_LARGE = "too_large"
+    DECODE_TIMEOUT = "decode_timeout"
+    DECODER_DIED = "decoder_died"
+    NOT_FOUND = "not_found"
+    FETCH_TIMEOUT = "fetch_timeout"
+    FETCH_FAILED = "fetch_failed"
+    BLOCKED_ADDRESS = "blocked_address"
+    PATH_DENIED = "path_denied"
+    BYTES_EXPIRED = "bytes_expired"
+    BAD_VECTOR = "bad_vector"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+
+
+def _printable(value: str) -> str:
+    """Refuse what SQL text columns and terminals cannot hold: NUL and lone surrogates."""
+    if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("must not contain NUL or lone surrogate characters")
+    return value
+
+
+ProductId = Annotated[
+    str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)
+]
+ImageName = Annotated[
+    str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)
+]
+Category = Annotated[
+    str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)
+]
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
+Scalar = bool | int | float | str
+
+
+def _finite(attributes: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for key, value in attributes.items():
+        _printable(key)
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, float) and not math.isfinite(part):
+                raise ValueError(f"attribute {key!r} must be a finite number")
+            if isinstance(part, dict | list):
+                raise ValueError(f"attribute {key!r} must be a string, number, boolean or a list")
+            if isinstance(part, str):
+                _printable(part)
+    return attributes
+
+
+Attributes = Annotated[
+    dict[str, JsonValue], Field(max_length=MAX_ATTRIBUTES), AfterValidator(_finite)
+]
+
+
+class Frozen(BaseModel):
+    """Base of every value on the wire: immutable, strict, no extra keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants")
+
+
+class Range(Frozen):
+    """A numeric condition: any of less than, at most, greater than, at least."""
+
+    lt: float | None = None
+    le: float | None = None
+    gt: float | None = None
+    ge: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("a range needs at least one of lt, le, gt, ge")
+        return self
+
+
+Condition = Scalar | Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=1000)] | Range
+Where = Annotated[dict[str, Condition], Field(max_length=32)]
+
+
+# -- pictures -------------------------------------------------------------------------------------
+
+
+class PathImage(Frozen):
+    """A file as the worker sees it, under one of the worker's image roots."""
+
+    kind: Literal["path"] = "path"
+    path: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+
+
+class UrlImage(Frozen):
+    """An http(s) address that the worker fetches."""
+
+    kind: Literal["url"] = "url"
+    url: Annotated[str, StringConstraints(min_length=8, max_length=4096, pattern=r"^https?://")]
+
+
+class BytesImage(Frozen):
+    """Bytes that travel beside the message, under `keys.picture(key)`, and expire."""
+
+    kind: Literal["bytes"] = "bytes"
+    key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the bytes, so that the same picture is sent once."""
+
+
+ImageRef = Annotated[PathImage | UrlImage | BytesImage, Field(discriminator="kind")]
+
+
+# -- messages: jobs -------------------------------------------------------------------------------
+
+_JOB_ID = re.compile(r"^[0-9a-f-]{36}$")
+Identifier = Annotated[str, StringConstraints(pattern=_JOB_ID.pattern)]
+
+
+class Message(Frozen):
+    """What goes on a queue. `task` and `queue` are of the class, not of the instance."""
+
+    task: ClassVar[str]
+    queue: ClassVar[Queue]
+    v: Literal[1] = WIRE_VERSION
+
+
+class ImageItem(Frozen):
+    """One picture of a product to be made searchable, with what the shop says of the product."""
+
+    product_id: ProductId
+    name: ImageName = "main"
+    image: ImageRef
+    category: Category | None = None
+    attributes: Attributes = Field(default_factory=dict)
+    version: Annotated[int, Field(ge=0, lt=2**63)]
+    """Order of the shop's changes to this product: the greatest version wins, however late."""
+
+
+class Removal(Frozen):
+    """A product to be taken out: beats every change of a lower version."""
+
+    product_id: ProductId
+    version: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Job(Message):
+    """A message kept in the ledger until the worker has applied it or given it up."""
+
+    id: Identifier
+    accepted_at: float
+    """Seconds since the epoch, by the producer's clock."""
+    attempt: Annotated[int, Field(ge=1)] = 1
+
+
+class IngestChunk(Job):
+    """1 to 64 pictures to fetch, embed and store in one transaction."""
+
+    task: ClassVar[str] = "lookalike.ingest"
+    queue: ClassVar[Queue] = Queue.INGEST
+    items: Annotated[tuple[ImageItem, ...], Field(min_length=MIN_CHUNK, max_length=MAX_CHUNK)]
+
+
+class RemoveChunk(Job):
+    """Products to take out, in one transaction. Needs no GPU, so it never waits behind pictures."""
+
+    task: ClassVar[str] = "lookalike.remove"
+    queue: ClassVar[Queue] = Queue.CONTROL
+    items: Annotated[tuple[Removal, ...], Field(min_length=1, max_length=1000)]
+
+
+# -- messages: questions (answered in a mailbox) --------------------------------------------------
+
+
+class Question(Message):
+    """A message whose answer the asker polls for in the mailbox `keys.mailbox(id)`."""
+
+    id: Identifier
+    expires_at: float
+    """Seconds since the epoch after which nobody waits for the answer any more."""
+
+
+class ProductLookup(Question):
+    """What looks like these products? One reply each, all from one view of the index."""
+
+    task: ClassVar[str] = "lookalike.lookup"
+    queue: ClassVar[Queue] = Queue.LOOKUP
+    product_ids: Annotated[tuple[ProductId, ...], Field(min_length=1, max_length=MAX_BATCH)]
+    limit: Limit = 10
+    where: Where = Field(default_factory=dict)
+
+
+class PictureLookup(Question):
+    """What looks like this picture? Embedded and answered in one hop by an embed worker."""
+
+    task: ClassVar[str] = "lookalike.query"
+    queue: ClassVar[Queue] = Queue.QUERY
+    image: ImageRef
+    limit: Limit = 10
+    where: Where = Field(default_factory=dict)
+
+
+class StatusRequest(Question):
+    """How is the service?"""
+
+    task: ClassVar[str] = "lookalike.status"
+    queue: ClassVar[Queue] = Queue.CONTROL
+
+
+class ThumbnailRequest(Question):
+    """Small pictures of products, for a gallery."""
+
+    task: ClassVar[str] = "lookalike.thumbnails"
+    queue: ClassVar[Queue] = Queue.CONTROL
+    images: Annotated[tuple[tuple[ProductId, ImageName], ...], Field(min_length=1, max_length=500)]
+
+
+# -- messages: housekeeping (sent by beat and by the operator's command line) ---------------------
+
+
+class WatchIndex(Message):
+    """Look at the index's age and pending changes, and ask for a rebuild when one is due."""
+
+    task: ClassVar[str] = "lookalike.watch_index"
+    queue: ClassVar[Queue] = Queue.CONTROL
+
+
+class Reindex(Message):
+    """Build a generation from SQL and swap it in, unless one is being built."""
+
+    task: ClassVar[str] = "lookalike.reindex"
+    queue: ClassVar[Queue] = Queue.INDEX
+    reason: str
+
+
+class SweepLedger(Message):
+    """Publish again what was accepted and neither applied nor given up in time."""
+
+    task: ClassVar[str] = "lookalike.sweep_ledger"
+    queue: ClassVar[Queue] = Queue.CONTROL
+
+
+# -- replies --------------------------------------------------------------------------------------
+
+
+class Match(Frozen):
+    """A product that looks like the one asked about, by its nearest picture."""
+
+    product_id: str
+    name: str
+    """Name of the picture that is nearest."""
+    distance: float
+    """Euclidean distance between unit vectors: 0 the same, √2 unrelated, 2 opposite."""
+    category: str | None = None
+    attributes: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def similarity(self) -> float:
+        """Cosine of the angle between the two unit vectors, from the distance: 1 − d²/2."""
+        return 1.0 - self.distance * self.distance / 2.0
+
+
+class AsOf(Frozen):
+    """The moment that an answer describes: every change up to `revision` is in it."""
+
+    revision: int
+    at: datetime
+
+
+SearchPath = Literal["annoy", "exact", "overlay", "annoy+overlay", "exact+overlay", "none"]
+
+
+class Reply(Frozen):
+    """The answer to one question, nearest first, with what answered it."""
+
+    matches: tuple[Match, ...]
+    product_id: str | None = None
+    """The product that was asked about; None for a lookup by picture."""
+    generation: int | None
+    """Number of the index generation that answered; None before the first."""
+    model_version: str | None
+    """Digest of the model whose vectors were compared."""
+    as_of: AsOf
+    pending: int
+    """Changes newer than the generation; they were answered from the overlay."""
+    path: SearchPath
+
+
+class BatchReply(Frozen):
+    """Answers to `find_similar_many`, in the order asked, and the ids that are not in the catalogue."""
+
+    replies: tuple[Reply, ...]
+    not_found: tuple[str, ...] = ()
+
+
+class QueueStatus(Frozen):
+    """Messages waiting in a queue."""
+
+    name: str
+    waiting: int
+
+
+class GenerationStatus(Frozen):
+    """The current index generation."""
+
+    number: int
+    revision: int
+    images: int
+    built_at: datetime
+    recall: float
+    """Measured recall@10 against exact search when it was built."""
+
+
+class StatusReply(Frozen):
+    """What `lookalike status` shows of the service behind the queues."""
+
+    products: int
+    images: int
+    revision: int
+    pending: int
+    model_version: str | None
+    model_name: str | None
+    generation: GenerationStatus | None
+    dead_letters: dict[str, int] = Field(default_factory=dict)
+    """Count of dead letters by reason."""
+
+
+class Thumbnail(Frozen):
+    """A small JPEG of a product's picture, base64."""
+
+    product_id: str
+    name: str
+    jpeg: str
+
+
+class ThumbnailReply(Frozen):
+    """The thumbnails that exist, in the order asked."""
+
+    thumbnails: tuple[Thumbnail, ...]
+
+
+class Failure(Frozen):
+    """Why there is no reply."""
+
+    reason: Reason
+    detail: str
+
+
+class AnswerState(StrEnum):
+    """States that are written into a mailbox; expired and unknown follow from its absence."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+class Answer(Frozen):
+    """What lies in a mailbox. `reply` is the JSON of the question's own reply type."""
+
+    state: AnswerState
+    reply: JsonValue = None
+    failure: Failure | None = None
+
+
+class ItemFailure(Frozen):
+    """An item of a chunk that was given up, or will be tried again as part of the job `retried_as`."""
+
+    product_id: str
+    name: str | None
+    reason: Reason
+    detail: str
+    retried_as: str | None = None
+
+
+class Outcome(Frozen):
+    """What became of a chunk; kept for a while under `keys.outcome(job_id)`."""
+
+    applied: int
+    """Items whose change is committed, or was already superseded by a newer one."""
+    failures: tuple[ItemFailure, ...] = ()

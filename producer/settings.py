@@ -1,0 +1,57 @@
+"""Settings of the producer, from the environment and `.env`, checked before anything is connected."""
+
+from __future__ import annotations
+
+from typing import Self, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from producer.errors import SettingsError
+
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6390/0"
+"""Where `lookalike-worker up` starts its own server."""
+
+_S = TypeVar("_S", bound="ProducerSettings")
+
+
+class ProducerSettings(BaseSettings):
+    """What a shop's process needs to know. Every field is the variable LOOKALIKE_<FIELD>."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LOOKALIKE_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    redis_url: SecretStr = SecretStr(DEFAULT_REDIS_URL)
+    chunk_size: int = Field(32, ge=1, le=64)
+    """Pictures in one message."""
+    max_backlog: int = Field(2000, ge=1)
+    """Jobs accepted and not yet applied, above which `add` waits or raises QueueFull."""
+    lookup_ttl: float = Field(900.0, gt=0)
+    """Seconds that a lookup and its reply are kept."""
+    picture_ttl: float = Field(86_400.0, gt=0)
+    """Seconds that bytes sent beside a message are kept."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return url
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment; raise SettingsError naming every variable that is wrong."""
+        return load(cls)
+
+
+def load(settings: type[_S]) -> _S:
+    """Build `settings` from the environment, turning validation errors into one readable SettingsError."""
+    try:
+        return settings()
+    except ValidationError as error:
+        lines = [
+            f"LOOKALIKE_{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("; ".join(lines)) from None
