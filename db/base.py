@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, DateTime, Integer, MetaData
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import JSON, TypeDecorator
 
 BigKey = BigInteger().with_variant(Integer, "sqlite")
 """64-bit key; SQLite numbers rows by itself only in a column spelled INTEGER."""
-Json = JSON().with_variant(JSONB, "postgresql")
+Json = JSON()
+"""As text on both: JSONB would give back 1e16 as an integer, and the keys in another order than SQLite."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -47,4 +47,4 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: Json}
+    type_annotation_map: ClassVar = {datetime: UtcDateTime(), dict[str, Any]: Json}

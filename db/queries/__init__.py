@@ -1,0 +1,1 @@
+"""Every query, one module per noun. Each takes the session first."""

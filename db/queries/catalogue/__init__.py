@@ -1,0 +1,54 @@
+"""Products, their pictures, and the vectors and thumbnails of the pictures' bytes."""
+
+from __future__ import annotations
+
+from db.merge import ImageChange, ProductRemoval
+from db.queries.catalogue.applying import Applied, apply
+from db.queries.catalogue.finding import (
+    Counts,
+    Described,
+    Head,
+    LiveProduct,
+    count,
+    describe,
+    head,
+    live_images,
+)
+from db.queries.catalogue.thumbnails import add_thumbnails, thumbnails
+from db.queries.catalogue.vectors import (
+    ChangedImage,
+    NewEmbedding,
+    VectorBlock,
+    add_embeddings,
+    changes_since,
+    count_changes_since,
+    known_embeddings,
+    stream_vectors,
+    vectors_of,
+)
+
+__all__ = [
+    "Applied",
+    "ChangedImage",
+    "Counts",
+    "Described",
+    "Head",
+    "ImageChange",
+    "LiveProduct",
+    "NewEmbedding",
+    "ProductRemoval",
+    "VectorBlock",
+    "add_embeddings",
+    "add_thumbnails",
+    "apply",
+    "changes_since",
+    "count",
+    "count_changes_since",
+    "describe",
+    "head",
+    "known_embeddings",
+    "live_images",
+    "stream_vectors",
+    "thumbnails",
+    "vectors_of",
+]

@@ -1,0 +1,114 @@
+"""Invariant 14: the schema is what the migrations make of nothing, on both databases."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect
+
+import migrations
+from db.base import Base
+from db.errors import SchemaOutdated
+from db.queries import catalogue
+from db.session import Database
+from migrations import check_schema, current, downgrade, head, upgrade
+from tests.integration.catalogue_rows import image, model, store
+from tests.services import DatabaseFactory, start_postgres
+
+ROOT = Path(migrations.__file__).parents[1]
+
+
+def alembic(*arguments: str, url: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as an operator does."""
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "LOOKALIKE_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_alembic_check_is_clean(databases: DatabaseFactory) -> None:
+    with databases.empty() as url:
+        assert alembic("upgrade", "head", url=url).returncode == 0
+        checked = alembic("check", url=url)
+        assert (checked.returncode, checked.stdout) == (0, "No new upgrade operations detected.\n")
+
+
+def test_the_tables_are_those_of_the_models(database: Database) -> None:
+    with database.reading() as session:
+        context = MigrationContext.configure(
+            session.connection(), opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_up_from_nothing_down_to_nothing_and_up_again(databases: DatabaseFactory) -> None:
+    with databases.empty() as url:
+        database = Database(url)
+        for _ in range(2):
+            assert current(database) is None
+            with pytest.raises(SchemaOutdated, match=r"none.*lookalike-worker migrate"):
+                check_schema(database)
+            upgrade(database)
+            upgrade(database)
+            check_schema(database)
+            assert current(database) == head()
+            store(database, model(database), [image("sku")])
+            downgrade(database, "base")
+        with database.reading() as session:
+            assert set(inspect(session.connection()).get_table_names()) <= {"alembic_version"}
+        database.close()
+
+
+def test_an_older_or_newer_schema_is_told_apart(database: Database) -> None:
+    check_schema(database)
+    with database.migrating() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'future'")
+    with pytest.raises(SchemaOutdated, match="future"):
+        check_schema(database)
+
+
+def test_processes_that_migrate_at_once_wait_for_each_other(databases: DatabaseFactory) -> None:
+    with databases.empty() as url, ThreadPoolExecutor(3) as pool:
+        runs = list(pool.map(lambda _: alembic("upgrade", "head", url=url), range(3)))
+        assert [run.returncode for run in runs] == [0, 0, 0], [run.stderr for run in runs]
+        database = Database(url)
+        check_schema(database)
+        database.close()
+
+
+def test_alembic_without_a_database_says_which_variable() -> None:
+    run = alembic("upgrade", "head", url="")
+    assert run.returncode != 0
+    assert "LOOKALIKE_DATABASE_URL" in run.stdout + run.stderr
+
+
+def test_foreign_keys_are_off_while_migrating_sqlite_only(sqlite_database: Database) -> None:
+    with sqlite_database.migrating() as connection:
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 0
+
+
+@pytest.mark.slow
+def test_an_older_postgresql_gives_the_same_answers(tmp_path: Path) -> None:
+    server = start_postgres(16)
+    try:
+        with DatabaseFactory("postgresql", tmp_path, server).migrated() as url:
+            database = Database(url)
+            tiny = model(database)
+            assert store(database, tiny, [image("sku", attributes={"a": 1.0})]).revision == 1
+            with database.reading() as session:
+                pks = catalogue.live_images(session, ["sku"])["sku"].image_pks
+                assert catalogue.describe(session, pks)[pks[0]].attributes == {"a": 1.0}
+            database.close()
+    finally:
+        server.stop()
