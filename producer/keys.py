@@ -12,6 +12,8 @@ LEDGER = PREFIX + "ledger"
 """Hash: job id → JSON of the job's message."""
 LEDGER_DUE = PREFIX + "ledger:due"
 """Sorted set: job id → the time (epoch seconds) from which the sweeper may publish it again."""
+LEDGER_APPLIED = PREFIX + "ledger:applied"
+"""Sorted set: queue → when the newest job applied from it was accepted (epoch seconds)."""
 UNACKED = PREFIX + "unacked"
 """Hash that the broker keeps of messages handed to workers and not acknowledged."""
 

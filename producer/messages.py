@@ -6,6 +6,7 @@ validated strictly on both sides: an unknown key, a wrong type or another wire v
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from datetime import datetime
@@ -61,9 +62,12 @@ class Reason(StrEnum):
     INTERNAL = "internal"
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def _printable(value: str) -> str:
     """Refuse what SQL text columns and terminals cannot hold: NUL and lone surrogates."""
-    if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value):
+    if "\x00" in value or (not value.isascii() and _SURROGATE.search(value)):
         raise ValueError("must not contain NUL or lone surrogate characters")
     return value
 
@@ -88,7 +92,8 @@ def _finite(attributes: dict[str, JsonValue]) -> dict[str, JsonValue]:
             if isinstance(part, float) and not math.isfinite(part):
                 raise ValueError(f"attribute {key!r} must be a finite number")
             if isinstance(part, dict | list):
-                raise ValueError(f"attribute {key!r} must be a string, number, boolean or a list")
+                problem = f"attribute {key!r} must be a string, number, boolean or a list"
+                raise ValueError(problem)  # noqa: TRY004 - what pydantic collects
             if isinstance(part, str):
                 _printable(part)
     return attributes
@@ -102,7 +107,9 @@ Attributes = Annotated[
 class Frozen(BaseModel):
     """Base of every value on the wire: immutable, strict, no extra keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants"
+    )
 
 
 class Range(Frozen):
@@ -164,6 +171,11 @@ class Message(Frozen):
     task: ClassVar[str]
     queue: ClassVar[Queue]
     v: Literal[1] = WIRE_VERSION
+
+    @classmethod
+    def parse(cls, body: object) -> Self:
+        """Validate what came off a queue as JSON, where a list may stand for a tuple; ValidationError."""
+        return cls.model_validate_json(json.dumps(body))
 
 
 class ImageItem(Frozen):
@@ -297,7 +309,7 @@ class Match(Frozen):
 
     @property
     def similarity(self) -> float:
-        """Cosine of the angle between the two unit vectors, from the distance: 1 − d²/2."""
+        """Cosine of the angle between the two unit vectors, from the distance: 1 - d²/2."""
         return 1.0 - self.distance * self.distance / 2.0
 
 
@@ -352,6 +364,16 @@ class GenerationStatus(Frozen):
     """Measured recall@10 against exact search when it was built."""
 
 
+class WorkerStatus(Frozen):
+    """A process of the service that is alive."""
+
+    role: str
+    host: str
+    pid: int
+    started_at: float
+    """Seconds since the epoch."""
+
+
 class StatusReply(Frozen):
     """What `lookalike status` shows of the service behind the queues."""
 
@@ -364,6 +386,7 @@ class StatusReply(Frozen):
     generation: GenerationStatus | None
     dead_letters: dict[str, int] = Field(default_factory=dict)
     """Count of dead letters by reason."""
+    workers: tuple[WorkerStatus, ...] = ()
 
 
 class Thumbnail(Frozen):

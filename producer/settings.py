@@ -19,7 +19,11 @@ class ProducerSettings(BaseSettings):
     """What a shop's process needs to know. Every field is the variable LOOKALIKE_<FIELD>."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LOOKALIKE_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="LOOKALIKE_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     redis_url: SecretStr = SecretStr(DEFAULT_REDIS_URL)
@@ -51,7 +55,8 @@ def load(settings: type[_S]) -> _S:
         return settings()
     except ValidationError as error:
         lines = [
-            f"LOOKALIKE_{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            f"LOOKALIKE_{'_'.join(str(part) for part in problem['loc']).upper()}: "
+            + problem["msg"].removeprefix("Value error, ")
             for problem in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError("; ".join(lines)) from None

@@ -1,0 +1,167 @@
+"""`lookalike add`: from arguments or a catalogue, checked as a whole before anything is sent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from producer.catalogue import read_located_rows
+from producer.cli.terminal import Meter, Terminal, table
+from producer.client import Producer, WhenFull
+from producer.errors import CatalogueFileError, InvalidRequest, LookalikeError
+from producer.messages import Outcome, Scalar
+from producer.pictures import is_address, read_bytes
+from producer.receipts import Receipt, Tracker
+from producer.rows import Row
+
+BATCH = 512
+"""Rows between two looks at what has been applied."""
+Located = Iterable[tuple[str, Row]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is to be added: how many pictures, and a way to read them (again)."""
+
+    pictures: int
+    rows: Callable[[], Iterator[Row]]
+
+
+def from_arguments(
+    sku: str, images: Sequence[str], category: str | None, attributes: dict[str, Scalar]
+) -> Located:
+    """The pictures of one product, named main, 2, 3 …; located by nothing but themselves."""
+    for number, image in enumerate(images, start=1):
+        name = "main" if number == 1 else str(number)
+        yield "", Row(sku, image, name, category, attributes)
+
+
+def from_catalogue(
+    path: Path, category: str | None, attributes: dict[str, Scalar]
+) -> Callable[[], Located]:
+    """The rows of a catalogue; `category` and `attributes` are for rows that have none of their own."""
+
+    def rows() -> Located:
+        for where, row in read_located_rows(path):
+            merged = attributes | dict(row.attributes)
+            yield f"{where}: ", replace(row, category=row.category or category, attributes=merged)
+
+    return rows
+
+
+def check(read: Callable[[], Located], *, upload: bool, skip_missing: bool) -> Batch:
+    """Read everything once, so that a mistake anywhere is found before anything is sent."""
+    pictures, missing = 0, []
+    for where, row in read():
+        try:
+            row.item(0)
+        except InvalidRequest as error:
+            raise CatalogueFileError(f"{where}{error}; nothing was sent") from None
+        if _is_missing(row):
+            missing.append(f"{where}no such picture: {row.image!s}")
+        else:
+            pictures += 1
+    if missing and not skip_missing:
+        more = f" (and {len(missing) - 1} more; --skip-missing leaves them out)"
+        raise InvalidRequest(f"{missing[0]}{more if len(missing) > 1 else ''}; nothing was sent")
+    return Batch(
+        pictures, lambda: (_sent(row, upload) for _, row in read() if not _is_missing(row))
+    )
+
+
+def send(
+    shop: Producer,
+    batch: Batch,
+    terminal: Terminal,
+    *,
+    wait: bool,
+    timeout: float | None,
+    when_full: WhenFull,
+) -> int:
+    """Add everything, wait for it if asked to, and show what became of it; returns the exit code."""
+    receipts: list[Receipt] = []
+    tracker = shop.track()
+    with terminal.meter(batch.pictures, waiting=wait) as meter:
+        try:
+            _accept(
+                shop,
+                batch,
+                receipts,
+                tracker=tracker if wait else None,
+                when_full=when_full,
+                meter=meter,
+            )
+        except (KeyboardInterrupt, LookalikeError):
+            taken = sum(receipt.items for receipt in receipts)
+            if taken:
+                terminal.warn(f"{taken:,} pictures were accepted before this, and will be applied")
+            raise
+        if wait:
+            tracker.wait(timeout, lambda done: meter(batch.pictures, done))
+    _show(terminal, receipts, tracker.outcome if wait else None)
+    return 1 if wait and tracker.outcome.failures else 0
+
+
+def _accept(
+    shop: Producer,
+    batch: Batch,
+    receipts: list[Receipt],
+    *,
+    tracker: Tracker | None,
+    when_full: WhenFull,
+    meter: Meter,
+) -> None:
+    rows = batch.rows()
+    accepted = 0
+    while part := list(islice(rows, BATCH)):
+        new = shop.add_many(part, when_full=when_full)
+        receipts += new
+        accepted += len(part)
+        if tracker is not None:
+            tracker.watch(new)
+            tracker.poll()
+        meter(accepted, tracker.done if tracker is not None else None)
+
+
+def _show(terminal: Terminal, receipts: Sequence[Receipt], outcome: Outcome | None) -> None:
+    accepted = sum(receipt.items for receipt in receipts)
+    if terminal.json:
+        ended = outcome.model_dump(mode="json") if outcome is not None else {}
+        terminal.data({"accepted": accepted, "jobs": [each.id for each in receipts]} | ended)
+        return
+    if outcome is None:
+        terminal.note(f"{accepted:,} {_pictures(accepted)} accepted, in {len(receipts):,} jobs")
+        return
+    if outcome.failures:
+        show_failures(terminal, outcome)
+    failed = f", {len(outcome.failures):,} failed" if outcome.failures else ""
+    terminal.note(f"{outcome.applied:,} {_pictures(outcome.applied)} applied{failed}")
+
+
+def show_failures(terminal: Terminal, outcome: Outcome) -> None:
+    """A table of what was given up, with the reasons."""
+    rows = [
+        (each.product_id, each.name or "", each.reason.value, each.detail)
+        for each in outcome.failures
+    ]
+    terminal.show(table(("product", "picture", "reason", "detail"), rows, right=()))
+
+
+def _is_missing(row: Row) -> bool:
+    local = isinstance(row.image, os.PathLike) or (
+        isinstance(row.image, str) and not is_address(row.image)
+    )
+    return local and not Path(str(row.image)).is_file()
+
+
+def _sent(row: Row, upload: bool) -> Row:
+    if not upload or (isinstance(row.image, str) and is_address(row.image)):
+        return row
+    return replace(row, image=read_bytes(Path(str(row.image))))
+
+
+def _pictures(count: int) -> str:
+    return "picture" if count == 1 else "pictures"

@@ -1,0 +1,322 @@
+"""The commands of `lookalike`: each a thin layer over `Producer`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from producer.cli import adding, overview, results
+from producer.cli.terminal import Terminal, report
+from producer.client import Producer
+from producer.errors import InvalidRequest, LookalikeError
+from producer.gallery import render
+from producer.messages import MAX_BATCH, BatchReply, Reply
+from producer.pictures import PictureSource, is_address, read_bytes
+from producer.where import parse_attributes, parse_where
+
+app = typer.Typer(
+    name="lookalike",
+    help="Show me products that look like this one.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Settings come from the environment and .env: LOOKALIKE_REDIS_URL, LOOKALIKE_MAX_BACKLOG …",
+)
+# What typer raises for bad usage; it brings its own copy of click, or not, by its version.
+_UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and errors as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Write no progress and no notes.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", help="How many matches, 1 to 1000.")]
+CategoryFilter = Annotated[
+    str | None, typer.Option("--category", "-c", help="Only matches of this category.")
+]
+WhereFilter = Annotated[
+    list[str] | None,
+    typer.Option("--where", "-w", help="Only matches such as price<50, size=S|M. May be repeated."),
+]
+Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for an answer.")]
+WaitTimeout = Annotated[
+    float | None, typer.Option("--timeout", min=0, help="Seconds to --wait at most.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def lookalike(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Show me products that look like this one."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"lookalike {installed('lookalike')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def add(
+    *,
+    sku: Annotated[str | None, typer.Argument(help="The product's id.", show_default=False)] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(help="Its pictures: paths or addresses.", show_default=False),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="A .csv or .jsonl catalogue, or a folder of pictures."),
+    ] = None,
+    category: Annotated[str | None, typer.Option("--category", "-c")] = None,
+    attr: Annotated[
+        list[str] | None, typer.Option("--attr", "-a", help="KEY=VALUE. May be repeated.")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until all is applied; list what failed.")
+    ] = False,
+    timeout: WaitTimeout = None,
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Send local pictures' bytes, for workers elsewhere.")
+    ] = False,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out rows whose picture does not exist.")
+    ] = False,
+    fail_when_full: Annotated[
+        bool, typer.Option("--fail-when-full", help="Fail instead of waiting for the workers.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make products searchable: one with its pictures, or a whole catalogue.
+
+    Columns of a CSV, or keys of JSON lines: product_id,image[,name,category,version,…attributes]. In a folder
+    a sub-folder is a category and a file's stem the product's id.
+    """
+    attributes = parse_attributes(attr or ())
+    if source is not None:
+        if sku is not None:
+            raise InvalidRequest("give either SKU IMAGE… or --from, not both")
+        read = adding.from_catalogue(source, category, attributes)
+    elif sku is None or not images:
+        raise InvalidRequest(
+            "give a SKU and its pictures, or --from FILE.csv, FILE.jsonl or FOLDER"
+        )
+    else:
+        read = lambda: adding.from_arguments(sku, images, category, attributes)  # noqa: E731
+    batch = adding.check(read, upload=upload, skip_missing=skip_missing)
+    with Producer.from_env() as shop:
+        code = adding.send(
+            shop,
+            batch,
+            Terminal(json, quiet),
+            wait=wait,
+            timeout=timeout,
+            when_full="raise" if fail_when_full else "wait",
+        )
+    raise typer.Exit(code)
+
+
+@app.command()
+def similar(
+    *,
+    sku: Annotated[str | None, typer.Argument(help="The product's id.", show_default=False)] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", "-i", help="Ask about this picture: a path or address.")
+    ] = None,
+    limit: Limit = 10,
+    category: CategoryFilter = None,
+    where: WhereFilter = None,
+    timeout: Timeout = 10.0,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Print the lookup's id; see `lookalike result`.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show products that look like a product, or like a picture."""
+    terminal = Terminal(json, quiet)
+    conditions = _where(category, where)
+    with Producer.from_env() as shop:
+        lookup = shop.find_similar(
+            sku,
+            image=None if image is None else _question(image),
+            limit=limit,
+            where=conditions,
+        )
+        if no_wait:
+            terminal.data({"lookup": lookup.id}) if json else terminal.line(lookup.id)
+            return
+        results.show(terminal, lookup.result(timeout))
+
+
+@app.command()
+def result(
+    *,
+    lookup_id: Annotated[str, typer.Argument(help="What `similar --no-wait` printed.")],
+    timeout: Timeout = 0.0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the reply to a lookup that was asked before, here or elsewhere."""
+    with Producer.from_env() as shop:
+        batch = shop.batch(lookup_id).result(timeout)
+    results.show_batch(Terminal(json, quiet), batch)
+
+
+@app.command()
+def remove(
+    *,
+    skus: Annotated[list[str], typer.Argument(help="The products' ids.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until they are gone.")] = False,
+    timeout: WaitTimeout = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take products out."""
+    terminal = Terminal(json, quiet)
+    with Producer.from_env() as shop:
+        receipts = shop.remove(*skus)
+        outcome = shop.wait_for(receipts, timeout) if wait else None
+    ended = outcome.model_dump(mode="json") if outcome is not None else {}
+    if json:
+        terminal.data({"accepted": len(skus), "jobs": [each.id for each in receipts]} | ended)
+    else:
+        terminal.note(f"{len(skus):,} {'removed' if wait else 'removals accepted'}")
+    if outcome is not None and outcome.failures:
+        if not json:
+            adding.show_failures(terminal, outcome)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    *,
+    timeout: Timeout = 3.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what waits in the queues, and how the service is."""
+    terminal = Terminal(json, quiet)
+    with Producer.from_env() as shop:
+        if watch:
+            overview.watch(shop, terminal, timeout)
+        else:
+            raise typer.Exit(overview.show(shop, terminal, timeout))
+
+
+@app.command()
+def gallery(
+    *,
+    skus: Annotated[list[str], typer.Argument(help="The products' ids.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")],
+    limit: Limit = 8,
+    category: CategoryFilter = None,
+    where: WhereFilter = None,
+    title: Annotated[str, typer.Option("--title")] = "Looks like this",
+    timeout: Timeout = 30.0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a page that shows products with what looks like them; it opens in any browser."""
+    terminal = Terminal(json, quiet)
+    if not out.absolute().parent.is_dir():
+        raise InvalidRequest(
+            f"cannot write {out}: the folder {out.absolute().parent} does not exist"
+        )
+    conditions = _where(category, where)
+    with Producer.from_env() as shop:
+        replies, not_found = _all_similar(shop, skus, limit, conditions, timeout)
+        wanted = [(sku, "main") for sku in skus] + [
+            (match.product_id, match.name) for reply in replies for match in reply.matches
+        ]
+        thumbnails = shop.thumbnails(list(dict.fromkeys(wanted)), timeout)
+    if not_found:
+        terminal.warn(f"not in the catalogue: {', '.join(not_found)}")
+    facts = {"products": len(replies), "matches": sum(len(reply.matches) for reply in replies)}
+    _write(out, render(replies, thumbnails, title=title, facts=facts))
+    if json:
+        terminal.data({"out": str(out), "replies": len(replies), "not_found": not_found})
+    else:
+        terminal.note(f"{out}: {len(replies)} products")
+    if not replies:
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit: 0 fine, 1 failed, 2 bad usage, 130 interrupted."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(run(given))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; the exit code. Errors become one line on stderr, or JSON with --json."""
+    as_json = "--json" in arguments
+    try:
+        code = app(list(arguments), prog_name="lookalike", standalone_mode=False)
+        sys.stdout.flush()
+    except LookalikeError as error:
+        report(error, str(error), error.exit_code, as_json=as_json)
+        return error.exit_code
+    except _UsageProblem as error:
+        text = f"{_usage(error)}; see `lookalike {_command(arguments)}--help`"
+        report(error, text, 2, as_json=as_json)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> str:
+    return str(error.format_message()).rstrip(".")
+
+
+def _command(arguments: Sequence[str]) -> str:
+    known = {
+        command.name or command.callback.__name__
+        for command in app.registered_commands
+        if command.callback
+    }
+    return next((f"{argument} " for argument in arguments if argument in known), "")
+
+
+def _where(category: str | None, where: list[str] | None) -> dict[str, object]:
+    conditions: dict[str, object] = dict(parse_where(where or ()))
+    if category is not None:
+        if "category" in conditions:
+            raise InvalidRequest("give the category by --category or by --where, not by both")
+        conditions["category"] = category
+    return conditions
+
+
+def _question(image: str) -> PictureSource:
+    return image if is_address(image) else read_bytes(image)
+
+
+def _all_similar(
+    shop: Producer, skus: list[str], limit: int, where: dict[str, object], timeout: float
+) -> tuple[list[Reply], list[str]]:
+    parts = [skus[start : start + MAX_BATCH] for start in range(0, len(skus), MAX_BATCH)]
+    lookups = [shop.find_similar_many(part, limit, where) for part in parts]
+    batches: list[BatchReply] = [lookup.result(timeout) for lookup in lookups]
+    return (
+        [reply for batch in batches for reply in batch.replies],
+        [sku for batch in batches for sku in batch.not_found],
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"cannot write {path}: {error.strerror or error}") from None

@@ -1,0 +1,68 @@
+"""Replies, for people and as JSON."""
+
+from __future__ import annotations
+
+from producer.cli.terminal import Terminal, table
+from producer.errors import ProductNotFound
+from producer.messages import BatchReply, Reply
+
+
+def show(terminal: Terminal, reply: Reply) -> None:
+    """One reply: its matches, nearest first, and what answered it."""
+    if terminal.json:
+        terminal.data(as_json(reply))
+        return
+    _show_table(terminal, reply)
+
+
+def show_batch(terminal: Terminal, batch: BatchReply) -> None:
+    """All replies of a lookup. Raises ProductNotFound if it has none."""
+    if not batch.replies and batch.not_found:
+        raise ProductNotFound(batch.not_found[0])
+    if len(batch.replies) == 1 and not batch.not_found:
+        show(terminal, batch.replies[0])
+    elif terminal.json:
+        terminal.data(
+            {
+                "replies": [as_json(reply) for reply in batch.replies],
+                "not_found": list(batch.not_found),
+            }
+        )
+    else:
+        for reply in batch.replies:
+            terminal.line(reply.product_id or "a picture")
+            _show_table(terminal, reply)
+        if batch.not_found:
+            terminal.warn(f"not in the catalogue: {', '.join(batch.not_found)}")
+
+
+def as_json(reply: Reply) -> dict[str, object]:
+    """A reply with the similarity of each match."""
+    value = reply.model_dump(mode="json")
+    for each, match in zip(value["matches"], reply.matches, strict=True):
+        each["similarity"] = round(match.similarity, 6)
+    return value
+
+
+def _show_table(terminal: Terminal, reply: Reply) -> None:
+    if reply.matches:
+        rows = [
+            (
+                place,
+                match.product_id,
+                f"{match.similarity:.1%}",
+                f"{match.distance:.4f}",
+                match.category or "",
+                match.name,
+            )
+            for place, match in enumerate(reply.matches, start=1)
+        ]
+        columns = ("#", "product", "similarity", "distance", "category", "picture")
+        terminal.show(table(columns, rows, right=("#", "similarity", "distance")))
+    else:
+        terminal.line("no product looks like this")
+    index = "no index yet" if reply.generation is None else f"index generation {reply.generation}"
+    terminal.note(
+        f"{index}, as of revision {reply.as_of.revision}, {reply.pending} changes pending, "
+        f"answered by {reply.path}"
+    )

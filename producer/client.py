@@ -1,0 +1,442 @@
+"""The producer: what a shop's backend talks to."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, JsonValue
+
+from producer import checks
+from producer.errors import InvalidRequest, LookupTimeout, QueueFull, ServiceUnresponsive
+from producer.ids import new_id
+from producer.lookups import Asked, BatchLookup, Lookup
+from producer.messages import (
+    ImageItem,
+    IngestChunk,
+    Outcome,
+    PictureLookup,
+    ProductLookup,
+    Question,
+    QueueStatus,
+    Removal,
+    RemoveChunk,
+    StatusReply,
+    StatusRequest,
+    ThumbnailReply,
+    ThumbnailRequest,
+)
+from producer.pictures import PictureSource, to_ref
+from producer.receipts import Receipt, Tracker
+from producer.rows import Row
+from producer.settings import ProducerSettings
+from producer.transport import RedisTransport, Transport
+from producer.versions import Versions
+from producer.where import to_where
+
+WhenFull = Literal["wait", "raise"]
+R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T")
+GROUP = 16
+"""Chunks that are written down in one round trip."""
+CHUNK_BYTES = 8 * 1024 * 1024
+"""A chunk is closed early when the bytes to go beside it are more than this."""
+MAX_REMOVALS = 1000
+MAX_THUMBNAILS = 500
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+
+
+class Producer:
+    """Puts products and questions on the queue. Threads may share one, and so may forked processes.
+
+    Nothing is connected until the first call. Close it, or use it as a context manager, to let its
+    connections go. Every method that talks to Redis may raise QueueUnavailable; arguments that no worker
+    could serve raise InvalidRequest before anything is sent.
+    """
+
+    def __init__(
+        self, settings: ProducerSettings | None = None, *, transport: Transport | None = None
+    ) -> None:
+        self._settings = settings or ProducerSettings.from_env()
+        self._transport = transport or RedisTransport(self._settings)
+        self._versions = Versions()
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """A producer with the settings of the environment and `.env`; SettingsError if they are wrong."""
+        return cls(ProducerSettings.from_env())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._transport.close()
+
+    # -- the catalogue ----------------------------------------------------------------------------
+
+    def add(
+        self,
+        product_id: str,
+        image: PictureSource,
+        /,
+        *,
+        name: str = "main",
+        category: str | None = None,
+        version: int | None = None,
+        when_full: WhenFull = "wait",
+        timeout: float | None = None,
+        **attributes: JsonValue,
+    ) -> Receipt:
+        """Make a picture of a product searchable, or replace it; returns once the job cannot be lost.
+
+        `image` is a path (as the worker sees it), an http(s) address, bytes or an open file. A product's
+        other pictures have other names. `version` orders the changes of a product: the greatest wins, however
+        late it comes; the time of the call if not given. When the service is behind by more jobs than
+        LOOKALIKE_MAX_BACKLOG, waits (for at most `timeout` seconds) or raises QueueFull, as `when_full` says.
+        """
+        row = Row(product_id, image, name, category, attributes, version)
+        item, data = row.item(self._versions.next())
+        pictures = {} if data is None else {_key(item): data}
+        room = _Room(self._transport, self._settings.max_backlog, when_full, timeout)
+        return self._send([_Chunk([item], pictures)], room)[0]
+
+    def add_many(
+        self,
+        rows: Iterable[Row | Mapping[str, Any]],
+        *,
+        when_full: WhenFull = "wait",
+        timeout: float | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> list[Receipt]:
+        """Make many pictures searchable, in chunks; returns a receipt for each chunk.
+
+        A row is a Row, or a mapping with product_id and image, optionally name, category and version; its
+        other keys are attributes. `rows` is read as it is sent, so it may be a generator. `progress` is
+        called with the number of rows accepted so far. `when_full` and `timeout` are as in `add`, for the
+        whole call. At a row that is wrong, raises InvalidRequest that says which; at a full queue, QueueFull,
+        whose `accepted` says how many rows were taken. The rows before either are accepted.
+        """
+        room = _Room(self._transport, self._settings.max_backlog, when_full, timeout)
+        receipts: list[Receipt] = []
+        accepted = 0
+        for group in _groups(self._chunks(rows)):
+            while group:
+                part, group = self._part(group, room, accepted)
+                receipts += self._send(part, room)
+                accepted += sum(len(chunk.items) for chunk in part)
+                if progress is not None:
+                    progress(accepted)
+        return receipts
+
+    def remove(
+        self,
+        *product_ids: str,
+        version: int | None = None,
+        when_full: WhenFull = "wait",
+        timeout: float | None = None,
+    ) -> list[Receipt]:
+        """Take products out: they are gone from answers when this is applied, whatever the index's age.
+
+        Removing what is not there is no error. `version`, `when_full` and `timeout` are as in `add`, but
+        twice the backlog is allowed, so that a flood of new pictures does not hold removals up.
+        """
+        ids = checks.product_ids(product_ids, most=None)
+        room = _Room(self._transport, 2 * self._settings.max_backlog, when_full, timeout)
+        receipts = []
+        for start in range(0, len(ids), MAX_REMOVALS):
+            removals = tuple(
+                checks.build(
+                    Removal,
+                    product_id=id_,
+                    version=self._versions.next() if version is None else version,
+                )
+                for id_ in ids[start : start + MAX_REMOVALS]
+            )
+            room.wait_for_one()
+            job = RemoveChunk(id=new_id(), accepted_at=time.time(), items=removals)
+            receipts += self._accept([job], room)
+        return receipts
+
+    def wait_for(
+        self,
+        receipts: Iterable[Receipt],
+        timeout: float | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Outcome:
+        """Wait until every job has been applied or given up; returns what became of all items together.
+
+        `progress` is called with the number of items done. Raises JobTimeout after `timeout` seconds.
+        """
+        tracker = self.track(receipts)
+        tracker.wait(timeout, progress)
+        return tracker.outcome
+
+    def track(self, receipts: Iterable[Receipt] = ()) -> Tracker:
+        """Follow jobs while others are still being added."""
+        return Tracker(self._transport, receipts)
+
+    def outcome(self, job_id: str) -> Outcome | None:
+        """What became of one job, by its id; None while it is not known, or no longer."""
+        return self._transport.outcomes([job_id])[0]
+
+    # -- lookups ----------------------------------------------------------------------------------
+
+    def find_similar(
+        self,
+        product_id: str | None = None,
+        *,
+        image: PictureSource | None = None,
+        limit: int = 10,
+        where: Mapping[str, object] | None = None,
+    ) -> Lookup:
+        """Ask for products that look like a product, or like a picture; returns at once.
+
+        `where` keeps matches whose category and attributes are as given: a value, a list of values any of
+        which may hold, or a range such as {"price": {"lt": 50}}. The reply has `limit` matches (1 to 1000)
+        whenever so many exist.
+        """
+        if (product_id is None) == (image is None):
+            raise InvalidRequest("give either a product id or image=, not both and not neither")
+        if image is None:
+            ids: tuple[str, ...] = (checks.product_id(product_id),)
+            return self._ask_products(ids, limit, where, Lookup, product_id)
+        fields = {"limit": checks.limit(limit), "where": to_where(where)}
+        ref, data = to_ref(image)
+        question = checks.build(PictureLookup, image=ref, **fields, **self._new_question())
+        if data is not None and ref.kind == "bytes":
+            self._transport.store({ref.key: data})
+        self._transport.ask(question)
+        return Lookup(question.id, self._transport)
+
+    def find_similar_many(
+        self,
+        product_ids: Iterable[str],
+        limit: int = 10,
+        where: Mapping[str, object] | None = None,
+    ) -> BatchLookup:
+        """Ask about up to 256 products in one message; their replies come from one view of the index."""
+        return self._ask_products(checks.product_ids(product_ids), limit, where, BatchLookup)
+
+    def lookup(self, lookup_id: str) -> Lookup:
+        """A lookup that was asked here or in another process, by its id."""
+        return Lookup(_lookup_id(lookup_id), self._transport)
+
+    def batch(self, lookup_id: str) -> BatchLookup:
+        """A lookup of `find_similar_many`, by its id."""
+        return BatchLookup(_lookup_id(lookup_id), self._transport)
+
+    # -- the service ------------------------------------------------------------------------------
+
+    def backlog(self) -> int:
+        """How many jobs are accepted and not yet applied."""
+        return self._transport.backlog()
+
+    def queue_status(self) -> tuple[QueueStatus, ...]:
+        """How many messages wait in each queue, straight from Redis: also when no worker runs."""
+        return self._transport.queues()
+
+    def status(self, timeout: float = 3.0) -> StatusReply:
+        """What the service says of itself; ServiceUnresponsive if no worker does within `timeout` seconds."""
+        question = StatusRequest(**self._new_question(timeout))
+        return self._ask(question, StatusReply, timeout)
+
+    def thumbnails(
+        self, images: Sequence[tuple[str, str]], timeout: float = 10.0
+    ) -> dict[tuple[str, str], bytes]:
+        """Small JPEGs of pictures, by (product id, image name); those that do not exist are left out.
+
+        Raises ServiceUnresponsive if no worker answers within `timeout` seconds.
+        """
+        found: dict[tuple[str, str], bytes] = {}
+        for start in range(0, len(images), MAX_THUMBNAILS):
+            page = tuple(dict.fromkeys(images[start : start + MAX_THUMBNAILS]))
+            question = checks.build(ThumbnailRequest, images=page, **self._new_question(timeout))
+            for each in self._ask(question, ThumbnailReply, timeout).thumbnails:
+                found[each.product_id, each.name] = base64.b64decode(each.jpeg)
+        return found
+
+    # -- how --------------------------------------------------------------------------------------
+
+    def _chunks(self, rows: Iterable[Row | Mapping[str, Any]]) -> Iterator[_Chunk]:
+        chunk = _Chunk([], {})
+        number = 0
+        try:
+            for number, value in enumerate(rows, start=1):  # noqa: B007
+                item, data = Row.of(value).item(self._versions.next())
+                chunk.add(item, data)
+                if chunk.full(self._settings.chunk_size):
+                    yield chunk
+                    chunk = _Chunk([], {})
+        except Exception as error:
+            if chunk.items:
+                yield chunk
+            if type(error) is InvalidRequest:
+                raise _located(error, number) from None
+            raise
+        if chunk.items:
+            yield chunk
+
+    def _part(
+        self, group: list[_Chunk], room: _Room, accepted: int
+    ) -> tuple[list[_Chunk], list[_Chunk]]:
+        try:
+            free = room.wait_for_one()
+        except QueueFull as error:
+            error.accepted = accepted
+            raise
+        return group[:free], group[free:]
+
+    def _send(self, chunks: Sequence[_Chunk], room: _Room) -> list[Receipt]:
+        if room.unknown:
+            room.wait_for_one()
+        for chunk in chunks:
+            self._transport.store(chunk.pictures)
+        now = time.time()
+        return self._accept(
+            [IngestChunk(id=new_id(), accepted_at=now, items=tuple(c.items)) for c in chunks], room
+        )
+
+    def _accept(self, jobs: Sequence[IngestChunk | RemoveChunk], room: _Room) -> list[Receipt]:
+        room.taken(self._transport.accept(jobs))
+        return [Receipt(job.id, len(job.items), self._transport) for job in jobs]
+
+    def _ask_products(
+        self,
+        product_ids: tuple[str, ...],
+        limit: int,
+        where: Mapping[str, object] | None,
+        handle: Callable[..., T],
+        *about: str | None,
+    ) -> T:
+        question = checks.build(
+            ProductLookup,
+            product_ids=product_ids,
+            limit=checks.limit(limit),
+            where=to_where(where),
+            **self._new_question(),
+        )
+        self._transport.ask(question)
+        return handle(question.id, self._transport, *about)
+
+    def _ask(self, question: Question, reply: type[R], timeout: float) -> R:
+        self._transport.ask(question)
+        try:
+            return Asked(question.id, self._transport, reply).result(timeout)
+        except LookupTimeout:
+            raise ServiceUnresponsive(
+                f"no worker answered within {timeout:g} s: start one with `lookalike-worker up`, or wait "
+                "longer"
+            ) from None
+
+    def _new_question(self, lifetime: float | None = None) -> dict[str, Any]:
+        kept = self._settings.lookup_ttl if lifetime is None else lifetime
+        return {"id": new_id(), "expires_at": time.time() + kept}
+
+
+class _Chunk:
+    """Pictures that go into one message, and the bytes that go beside it."""
+
+    def __init__(self, items: list[ImageItem], pictures: dict[str, bytes]) -> None:
+        self.items = items
+        self.pictures = pictures
+        self._bytes = 0
+
+    def add(self, item: ImageItem, data: bytes | None) -> None:
+        """Take one more picture in."""
+        self.items.append(item)
+        if data is not None:
+            self.pictures[_key(item)] = data
+            self._bytes += len(data)
+
+    def full(self, size: int) -> bool:
+        """Whether it is time to send."""
+        return len(self.items) >= size or self._bytes > CHUNK_BYTES
+
+
+class _Room:
+    """How many more jobs the service may be given, and what to do when there are none."""
+
+    def __init__(
+        self, transport: Transport, most: int, when_full: WhenFull, timeout: float | None
+    ) -> None:
+        checks.one_of("when_full", when_full, ("wait", "raise"))
+        self._transport = transport
+        self._most = most
+        self._raise = when_full == "raise"
+        self._timeout = timeout
+        self._deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        self._backlog: int | None = None
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody has looked yet."""
+        return self._backlog is None
+
+    def taken(self, backlog: int) -> None:
+        """Remember the backlog that the last jobs met."""
+        self._backlog = backlog
+
+    def wait_for_one(self) -> int:
+        """The number of jobs there is room for, at least one; QueueFull if there is none in time."""
+        pause = _FIRST_PAUSE
+        if self._backlog is None:
+            self._backlog = self._transport.backlog()
+        while self._backlog >= self._most:
+            left = self._deadline - time.monotonic()
+            if self._raise or left <= 0:
+                raise QueueFull(self._complaint())
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+            self._backlog = self._transport.backlog()
+        return self._most - self._backlog
+
+    def _complaint(self) -> str:
+        waited = "" if self._raise else f" after {self._timeout:g} s"
+        return (
+            f"{self._backlog} jobs are waiting to be applied, {self._most} are allowed{waited}: try later, "
+            "start more workers, or raise LOOKALIKE_MAX_BACKLOG"
+        )
+
+
+def _groups(chunks: Iterable[_Chunk]) -> Iterator[list[_Chunk]]:
+    """Chunks by the group; what came before an error of the rows is given out before it is raised."""
+    group: list[_Chunk] = []
+    try:
+        for chunk in chunks:
+            group.append(chunk)
+            if len(group) == GROUP:
+                yield group
+                group = []
+    except Exception:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+def _key(item: ImageItem) -> str:
+    return item.image.key if item.image.kind == "bytes" else ""
+
+
+def _located(error: InvalidRequest, number: int) -> InvalidRequest:
+    before = f"; the {number - 1} rows before it were accepted" if number > 1 else ""
+    return InvalidRequest(f"row {number}: {error}{before}")
+
+
+def _lookup_id(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidRequest("a lookup's id is a string: pass `lookup.id`")
+    return value

@@ -1,0 +1,253 @@
+"""A producer for a shop's own tests: no Redis, no workers; it records what it is given and answers as told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from producer import checks
+from producer.client import Producer
+from producer.errors import QueueUnavailable
+from producer.mailbox import LookupState
+from producer.messages import (
+    Answer,
+    AnswerState,
+    AsOf,
+    BatchReply,
+    Failure,
+    ImageItem,
+    IngestChunk,
+    Job,
+    Match,
+    Outcome,
+    PictureLookup,
+    ProductLookup,
+    Question,
+    Queue,
+    QueueStatus,
+    Reason,
+    RemoveChunk,
+    Reply,
+    StatusReply,
+    StatusRequest,
+    ThumbnailReply,
+)
+from producer.settings import ProducerSettings
+
+
+class RecordingProducer(Producer):
+    """A Producer with the same methods, the same checks and the same errors, that stays in this process.
+
+    Give it to the code under test, then read `added`, `removed` and `asked`. A lookup is answered with what
+    `answers` was told, and otherwise with no matches. Example::
+
+        shop = RecordingProducer()
+        shop.answers("sku-42", ["sku-7", "sku-9"])
+        page = product_page(shop, "sku-42")
+        assert [item.product_id for item in shop.added] == []
+    """
+
+    def __init__(self, *, chunk_size: int = 32, max_backlog: int = 2000) -> None:
+        self._recording = _Recording()
+        # model_construct: a test must not depend on what the environment says.
+        settings = ProducerSettings.model_construct(
+            **{name: field.get_default() for name, field in ProducerSettings.model_fields.items()}
+            | {"chunk_size": chunk_size, "max_backlog": max_backlog}
+        )
+        super().__init__(settings, transport=self._recording)
+
+    @property
+    def added(self) -> tuple[ImageItem, ...]:
+        """Every picture that was added, in order."""
+        return tuple(
+            item
+            for job in self._recording.jobs
+            if isinstance(job, IngestChunk)
+            for item in job.items
+        )
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """Every product id that was removed, in order."""
+        return tuple(
+            item.product_id
+            for job in self._recording.jobs
+            if isinstance(job, RemoveChunk)
+            for item in job.items
+        )
+
+    @property
+    def asked(self) -> tuple[ProductLookup | PictureLookup, ...]:
+        """Every lookup that was asked, in order."""
+        return tuple(
+            each
+            for each in self._recording.questions
+            if isinstance(each, ProductLookup | PictureLookup)
+        )
+
+    @property
+    def pictures(self) -> Mapping[str, bytes]:
+        """Bytes that were sent beside messages, by their SHA-256."""
+        return self._recording.pictures
+
+    def answers(self, product_id: str | None, matches: Iterable[Match | str]) -> None:
+        """Answer lookups of this product, or with None of any picture, with these; ids are enough.
+
+        An id alone gets distance 0.1, 0.2 … and no category. Matches beyond a lookup's limit are left out;
+        its `where` is recorded, and not applied.
+        """
+        self._recording.matches[product_id] = tuple(
+            Match(product_id=match, name="main", distance=min(2.0, 0.1 * place))
+            if isinstance(match, str)
+            else match
+            for place, match in enumerate(matches, start=1)
+        )
+
+    def does_not_know(self, *product_ids: str) -> None:
+        """Answer lookups of these products with ProductNotFound."""
+        self._recording.unknown.update(checks.product_ids(product_ids))
+
+    def fails(self, reason: Reason, detail: str = "told to fail") -> None:
+        """Fail every lookup from now on: PictureRejected or LookupFailed, as the reason says."""
+        self._recording.failure = Failure(reason=reason, detail=detail)
+
+    def stays_silent(self) -> None:
+        """Leave every question from now on unanswered: `result` raises LookupTimeout."""
+        self._recording.silent = True
+
+    def is_full(self, backlog: int | None = None) -> None:
+        """Pretend that this many jobs wait, by default as many as are allowed."""
+        full = self._settings.max_backlog
+        self._recording.waiting = full if backlog is None else backlog
+
+    def is_unavailable(self) -> None:
+        """Pretend that Redis cannot be reached: every call raises QueueUnavailable."""
+        self._recording.unavailable = True
+
+
+class _Recording:
+    """A Transport that keeps everything and applies every job at once."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.questions: list[Question] = []
+        self.pictures: dict[str, bytes] = {}
+        self.matches: dict[str | None, tuple[Match, ...]] = {}
+        self.unknown: set[str] = set()
+        self.failure: Failure | None = None
+        self.silent = False
+        self.unavailable = False
+        self.waiting = 0
+        self._answers: dict[str, Answer] = {}
+
+    def backlog(self) -> int:
+        """As many as the test says."""
+        self._reach()
+        return self.waiting
+
+    def store(self, pictures: Mapping[str, bytes]) -> None:
+        """Keep bytes."""
+        self._reach()
+        self.pictures.update(pictures)
+
+    def accept(self, jobs: Sequence[Job]) -> int:
+        """Keep jobs."""
+        self._reach()
+        self.jobs += jobs
+        return self.waiting
+
+    def ask(self, question: Question) -> None:
+        """Keep a question, and answer it as told."""
+        self._reach()
+        self.questions.append(question)
+        self._answers[question.id] = self._answer(question)
+
+    def state_of(self, question_id: str) -> LookupState:
+        """The state of a question that was asked here."""
+        return self.wait(question_id, 0)[0]
+
+    def wait(self, question_id: str, timeout: float | None) -> tuple[LookupState, Answer | None]:
+        """What was answered, without waiting."""
+        self._reach()
+        answer = self._answers.get(question_id)
+        return LookupState(answer.state.value) if answer else LookupState.UNKNOWN, answer
+
+    def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
+        """All items applied."""
+        self._reach()
+        applied = {
+            job.id: Outcome(applied=len(job.items))
+            for job in self.jobs
+            if isinstance(job, IngestChunk | RemoveChunk)
+        }
+        return [applied.get(job_id) for job_id in job_ids]
+
+    def missing(self, job_ids: Sequence[str]) -> list[str]:
+        """Jobs that were never given."""
+        known = {job.id for job in self.jobs}
+        return [job_id for job_id in job_ids if job_id not in known]
+
+    def queues(self) -> tuple[QueueStatus, ...]:
+        """Nothing waits."""
+        self._reach()
+        return tuple(QueueStatus(name=queue.value, waiting=0) for queue in Queue)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _reach(self) -> None:
+        if self.unavailable:
+            raise QueueUnavailable
+
+    def _answer(self, question: Question) -> Answer:
+        if self.silent:
+            return Answer(state=AnswerState.QUEUED)
+        if self.failure is not None:
+            return Answer(state=AnswerState.FAILED, failure=self.failure)
+        return Answer(state=AnswerState.DONE, reply=self._reply(question).model_dump(mode="json"))
+
+    def _reply(self, question: Question) -> Reply | BatchReply | StatusReply | ThumbnailReply:
+        if isinstance(question, ProductLookup):
+            return BatchReply(
+                replies=tuple(
+                    self._matches(id_, question.limit)
+                    for id_ in question.product_ids
+                    if id_ not in self.unknown
+                ),
+                not_found=tuple(id_ for id_ in question.product_ids if id_ in self.unknown),
+            )
+        if isinstance(question, PictureLookup):
+            return self._matches(None, question.limit)
+        return (
+            self._status() if isinstance(question, StatusRequest) else ThumbnailReply(thumbnails=())
+        )
+
+    def _matches(self, product_id: str | None, limit: int) -> Reply:
+        matches = self.matches.get(product_id, ())[:limit]
+        return Reply(
+            matches=matches,
+            product_id=product_id,
+            generation=None,
+            model_version=None,
+            as_of=AsOf(revision=len(self.jobs), at=datetime.fromtimestamp(time.time(), UTC)),
+            pending=0,
+            path="exact" if matches else "none",
+        )
+
+    def _status(self) -> StatusReply:
+        products = {
+            item.product_id
+            for job in self.jobs
+            if isinstance(job, IngestChunk)
+            for item in job.items
+        }
+        return StatusReply(
+            products=len(products),
+            images=len(products),
+            revision=len(self.jobs),
+            pending=0,
+            model_version=None,
+            model_name=None,
+            generation=None,
+        )

@@ -1,0 +1,238 @@
+"""What carries a producer's messages: Redis, or in a shop's own tests a recording (`producer.recording`)."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.retry import Retry
+
+from producer import keys
+from producer.errors import QueueUnavailable, SettingsError
+from producer.ledger import Ledger
+from producer.mailbox import LookupState, Mailbox
+from producer.messages import (
+    Answer,
+    Job,
+    Message,
+    Outcome,
+    Question,
+    Queue,
+    QueueStatus,
+)
+from producer.pictures import PictureStore
+from producer.settings import ProducerSettings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+CONNECTIONS = 10
+"""Threads of one process that can publish at the same moment; more wait for their turn."""
+
+
+class Transport(Protocol):
+    """What a producer needs of the other side. Any call may raise QueueUnavailable."""
+
+    def backlog(self) -> int:
+        """Jobs accepted and not yet applied."""
+
+    def store(self, pictures: Mapping[str, bytes]) -> None:
+        """Keep bytes, by their SHA-256, for the messages that name them."""
+
+    def accept(self, jobs: Sequence[Job]) -> int:
+        """Write jobs down, then publish them; returns the backlog after it."""
+
+    def ask(self, question: Question) -> None:
+        """Open the question's mailbox, then publish it."""
+
+    def state_of(self, question_id: str) -> LookupState:
+        """The state of a question."""
+
+    def wait(self, question_id: str, timeout: float | None) -> tuple[LookupState, Answer | None]:
+        """The state and answer of a question, once final or after `timeout` seconds."""
+
+    def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
+        """What became of each job."""
+
+    def missing(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of the jobs that are neither waiting nor remembered."""
+
+    def queues(self) -> tuple[QueueStatus, ...]:
+        """How many messages wait in each queue."""
+
+    def close(self) -> None:
+        """Let go of every connection."""
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """A Celery app with connections of its own, of one process: a fork must not share its sockets."""
+
+    pid: int
+    app: Celery
+    connections: Any  # kombu has no types
+    producers: Any
+
+    @classmethod
+    def make(cls, settings: ProducerSettings) -> _Sender:
+        """A sender for this process; nothing is connected yet."""
+        from kombu.pools import ProducerPool
+
+        from producer.broker import celery_app
+
+        app = celery_app(settings)
+        connections = app.connection_for_write().Pool(limit=CONNECTIONS)
+        return cls(os.getpid(), app, connections, ProducerPool(connections, limit=CONNECTIONS))  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.producers.force_close_all()
+        self.connections.force_close_all()
+        self.app.close()
+
+
+class RedisTransport:
+    """Redis, by connections that are made on first use, shared by threads and made anew after a fork."""
+
+    def __init__(self, settings: ProducerSettings) -> None:
+        self._settings = settings
+        self._address = public_address(settings.redis_url.get_secret_value())
+        self._redis = connect(settings)
+        self._mailbox = Mailbox(self._redis, settings.lookup_ttl)
+        self._ledger = Ledger(self._redis, outcome_ttl=settings.lookup_ttl)
+        self._pictures = PictureStore(self._redis, settings.picture_ttl)
+        self._sender: _Sender | None = None
+        self._lock = threading.Lock()
+
+    def backlog(self) -> int:
+        """Jobs accepted and not yet applied."""
+        with self._reaching():
+            return self._ledger.size()
+
+    def store(self, pictures: Mapping[str, bytes]) -> None:
+        """Keep bytes, by their SHA-256, for the messages that name them."""
+        with self._reaching():
+            self._pictures.put(pictures)
+
+    def accept(self, jobs: Sequence[Job]) -> int:
+        """Write jobs down, then publish them; returns the backlog after it."""
+        with self._reaching():
+            backlog = self._ledger.accept(jobs)
+            self._publish(jobs)
+            return backlog
+
+    def ask(self, question: Question) -> None:
+        """Open the question's mailbox, then publish it."""
+        with self._reaching():
+            self._mailbox.open(question.id)
+            self._publish([question])
+
+    def state_of(self, question_id: str) -> LookupState:
+        """The state of a question."""
+        with self._reaching():
+            return self._mailbox.state(question_id)
+
+    def wait(self, question_id: str, timeout: float | None) -> tuple[LookupState, Answer | None]:
+        """The state and answer of a question, once final or after `timeout` seconds."""
+        with self._reaching():
+            answer = self._mailbox.wait(question_id, timeout)
+            return self._mailbox.state_of(question_id, answer), answer
+
+    def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
+        """What became of each job."""
+        with self._reaching():
+            return self._ledger.outcomes(job_ids)
+
+    def missing(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of the jobs that are neither waiting nor remembered."""
+        with self._reaching():
+            return self._ledger.missing(job_ids)
+
+    def queues(self) -> tuple[QueueStatus, ...]:
+        """How many messages wait in each queue, in one round trip."""
+        with self._reaching(), self._redis.pipeline(transaction=False) as pipe:
+            for queue in Queue:
+                pipe.llen(keys.queue(queue.value))
+            lengths = pipe.execute()
+        return tuple(
+            QueueStatus(name=queue.value, waiting=length)
+            for queue, length in zip(Queue, lengths, strict=True)
+        )
+
+    def close(self) -> None:
+        """Let go of every connection; the next call would make new ones."""
+        with self._lock:
+            sender, self._sender = self._sender, None
+        if sender is not None and sender.pid == os.getpid():
+            sender.close()
+        self._redis.close()
+
+    def _publish(self, messages: Sequence[Message]) -> None:
+        from producer.broker import send
+
+        sender = self._current_sender()
+        with sender.producers.acquire(block=True) as producer:
+            for message in messages:
+                send(sender.app, message, producer=producer)
+
+    def _current_sender(self) -> _Sender:
+        with self._lock:
+            if self._sender is None or self._sender.pid != os.getpid():
+                self._sender = _Sender.make(self._settings)
+            return self._sender
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Turn whatever a lost connection raises into one error that says what to do."""
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(self._complaint(error)) from error
+        except Exception as error:
+            from kombu.exceptions import OperationalError
+
+            if not isinstance(error, OperationalError):
+                raise
+            raise QueueUnavailable(self._complaint(error)) from error
+
+    def _complaint(self, error: Exception) -> str:
+        if isinstance(error, AuthenticationError | NoPermissionError):
+            return (
+                f"Redis at {self._address} refused the user or password ({error}): "
+                "set them in LOOKALIKE_REDIS_URL"
+            )
+        return (
+            f"Redis at {self._address} cannot be used ({error}): start it (`lookalike-worker up` brings "
+            "its own), or set LOOKALIKE_REDIS_URL"
+        )
+
+
+def connect(settings: ProducerSettings) -> Redis:
+    """A client of the settings' Redis; nothing is connected yet. Raises SettingsError for a bad address."""
+    try:
+        return Redis.from_url(
+            settings.redis_url.get_secret_value(),
+            socket_connect_timeout=3.0,
+            socket_timeout=30.0,
+            socket_keepalive=True,
+            health_check_interval=25,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+        )
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"LOOKALIKE_REDIS_URL is not a Redis address: {error}") from None
+
+
+def public_address(url: str) -> str:
+    """The address of a server without user, password and options, fit for a message."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"

@@ -1,0 +1,163 @@
+"""The ledger on a real server: nothing accepted is forgotten, and no backlog is sent twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from producer import keys
+from producer.ids import new_id
+from producer.ledger import GRACE, LONGEST_GRACE, Ledger
+from producer.messages import (
+    ImageItem,
+    IngestChunk,
+    Outcome,
+    PathImage,
+    Queue,
+    Removal,
+    RemoveChunk,
+)
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def ledger(redis: Redis) -> Ledger:
+    return Ledger(redis)
+
+
+def chunk(*product_ids: str, age: float = 0.0) -> IngestChunk:
+    items = tuple(
+        ImageItem(product_id=each, image=PathImage(path="/a.jpg"), version=1)
+        for each in product_ids or ("a",)
+    )
+    return IngestChunk(id=new_id(), accepted_at=time.time() - age, items=items)
+
+
+def later(seconds: float) -> float:
+    return time.time() + seconds
+
+
+def backlog(redis: Redis, queue: Queue) -> None:
+    redis.lpush(keys.queue(queue.value), "something")
+
+
+def test_a_job_stays_until_its_outcome_is_known(ledger: Ledger) -> None:
+    job, other = chunk(), chunk()
+    assert ledger.accept([job, other]) == ledger.size() == 2
+    assert ledger.outcomes([job.id]) == [None]
+    assert ledger.missing([job.id, other.id, "nobody"]) == ["nobody"]
+    outcome = Outcome(applied=1)
+    ledger.clear(job, outcome)
+    assert ledger.size() == 1
+    assert ledger.outcomes([other.id, job.id]) == [None, outcome]
+    assert ledger.missing([job.id, other.id]) == []
+
+
+def test_what_the_queue_lost_is_sent_again_when_its_time_has_passed(ledger: Ledger) -> None:
+    job = chunk("a", "b")
+    ledger.accept([job])
+    assert ledger.overdue() == []
+    assert ledger.overdue(later(GRACE + 1)) == [job]
+    assert ledger.overdue(later(GRACE + 1)) == []  # sent a moment ago
+    assert ledger.overdue(later(3 * GRACE)) == [job]
+
+
+def test_each_wait_is_as_long_as_all_before_it(ledger: Ledger, redis: Redis) -> None:
+    job = chunk()
+    ledger.accept([job])
+    for age in (100.0, 250.0, 600.0, 5000.0):
+        now = job.accepted_at + age
+        assert ledger.overdue(now) == [job]
+        due = redis.zscore(keys.LEDGER_DUE, job.id)
+        assert due == pytest.approx(now + min(age, LONGEST_GRACE))
+
+
+def test_a_backlog_is_not_sent_twice(ledger: Ledger, redis: Redis) -> None:
+    early, applied, late = (chunk() for _ in range(3))
+    ledger.accept([early, applied, late])
+    backlog(redis, Queue.INGEST)
+    assert ledger.overdue(later(GRACE + 1)) == []
+    redis.zadd(keys.LEDGER_APPLIED, {Queue.INGEST.value: early.accepted_at - 10})
+    assert ledger.overdue(later(GRACE + 1)) == []
+    redis.zadd(keys.LEDGER_APPLIED, {Queue.INGEST.value: late.accepted_at + 10})
+    assert len(ledger.overdue(later(GRACE + 1))) == 3
+
+
+def test_a_job_that_was_overtaken_is_sent_again_though_its_queue_is_busy(
+    ledger: Ledger, redis: Redis
+) -> None:
+    lost = chunk()
+    while new_id()[:13] == lost.id[:13]:
+        pass  # ids tell milliseconds apart
+    newer = chunk()
+    ledger.accept([lost, newer])
+    backlog(redis, Queue.INGEST)
+    ledger.clear(newer, Outcome(applied=1))
+    assert ledger.overdue(later(GRACE + 1)) == [lost]
+
+
+def test_queues_are_judged_apart(ledger: Ledger, redis: Redis) -> None:
+    removal = RemoveChunk(
+        id=new_id(), accepted_at=time.time(), items=(Removal(product_id="a", version=1),)
+    )
+    ledger.accept([chunk(), removal])
+    backlog(redis, Queue.INGEST)
+    assert ledger.overdue(later(GRACE + 1)) == [removal]
+
+
+def test_a_follow_up_takes_over_in_the_same_step_and_comes_later(ledger: Ledger) -> None:
+    job = chunk("a", "b")
+    ledger.accept([job])
+    again = ledger.follow_up(job, job.items[:1])
+    assert (again.attempt, again.items) == (2, job.items[:1])
+    ledger.clear(job, Outcome(applied=1), follow_up=again)
+    assert ledger.size() == 1
+    assert ledger.overdue(later(20)) == []
+    assert ledger.overdue(later(40)) == [again]
+    third = ledger.follow_up(again, again.items)
+    ledger.clear(again, Outcome(applied=0), follow_up=third)
+    assert ledger.overdue(later(45)) == []
+    assert ledger.overdue(later(80)) == [third]
+
+
+def test_sweeping_takes_no_more_than_asked_and_all_in_the_end(ledger: Ledger) -> None:
+    jobs = [chunk() for _ in range(450)]
+    ledger.accept(jobs)
+    now = later(GRACE + 1)
+    swept = [ledger.overdue(now, limit=200) for _ in range(4)]
+    assert [len(part) for part in swept] == [200, 200, 50, 0]
+    assert {job.id for part in swept for job in part} == {job.id for job in jobs}
+
+
+def test_an_entry_of_another_version_blocks_nothing(ledger: Ledger, redis: Redis) -> None:
+    for number, raw in enumerate(
+        [
+            "{",
+            '{"task": "other", "message": {}}',
+            '{"task": "lookalike.ingest", "message": {"v": 2}}',
+        ]
+    ):
+        redis.hset(keys.LEDGER, str(number), raw)
+        redis.zadd(keys.LEDGER_DUE, {str(number): 0})
+    job = chunk()
+    ledger.accept([job])
+    assert ledger.overdue(later(GRACE + 1)) == [job]
+    assert ledger.size() == 4
+
+
+def test_what_is_struck_out_while_it_is_swept_does_not_come_back(
+    ledger: Ledger, redis: Redis
+) -> None:
+    job = chunk()
+    ledger.accept([job])
+    ledger.clear(job, Outcome(applied=1))
+    ledger._postpone({job.id: 5.0})
+    assert redis.zscore(keys.LEDGER_DUE, job.id) is None

@@ -1,0 +1,189 @@
+"""The test double: the same surface, the same checks, no Redis."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from typing import Any
+
+import pytest
+
+from producer import (
+    InvalidRequest,
+    LookupFailed,
+    LookupState,
+    LookupTimeout,
+    Match,
+    PictureRejected,
+    Producer,
+    ProductNotFound,
+    QueueFull,
+    QueueUnavailable,
+    Reason,
+    RecordingProducer,
+    UnknownJob,
+    UnknownLookup,
+)
+from producer.receipts import Receipt
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a recording must not connect")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("LOOKALIKE_REDIS_URL", "not even an address")
+
+
+def test_what_is_added_and_removed_is_recorded() -> None:
+    with RecordingProducer() as shop:
+        receipt = shop.add("1", b"x", category="dress", price=5)
+        shop.add_many(
+            {"product_id": str(n), "image": "https://cdn.example/a.jpg"} for n in range(40)
+        )
+        shop.remove("7", "8")
+    assert receipt.wait(0).applied == 1
+    assert [item.product_id for item in shop.added[:3]] == ["1", "0", "1"]
+    assert shop.added[0].attributes == {"price": 5}
+    assert shop.removed == ("7", "8")
+    assert list(shop.pictures.values()) == [b"x"]
+
+
+def test_lookups_are_answered_as_told() -> None:
+    shop = RecordingProducer()
+    near = Match(product_id="2", name="back", distance=0.25, category="dress")
+    shop.answers("1", [near, "3"])
+    shop.answers(None, ["4"])
+    lookup = shop.find_similar("1", limit=5, where={"category": "dress"})
+    assert lookup.state is LookupState.DONE
+    assert lookup.result().matches[0] == near
+    assert [match.product_id for match in lookup.result().matches] == ["2", "3"]
+    assert shop.find_similar("unheard of").result().matches == ()
+    assert shop.find_similar(image=b"x").result().matches[0].product_id == "4"
+    assert len(shop.find_similar("1", limit=1).result().matches) == 1
+    assert shop.asked[0].where == {"category": "dress"}
+    assert shop.lookup(lookup.id).result() == lookup.result()
+
+
+def test_what_goes_wrong_can_be_rehearsed() -> None:
+    shop = RecordingProducer()
+    shop.does_not_know("1")
+    with pytest.raises(ProductNotFound):
+        shop.find_similar("1").result()
+    assert shop.find_similar_many(["1", "2"]).result().not_found == ("1",)
+    shop.fails(Reason.CORRUPT_IMAGE)
+    with pytest.raises(PictureRejected):
+        shop.find_similar(image=b"x").result()
+    shop.fails(Reason.UNAVAILABLE)
+    with pytest.raises(LookupFailed):
+        shop.find_similar("1").result()
+    shop.stays_silent()
+    with pytest.raises(LookupTimeout):
+        shop.find_similar("1").result(0)
+    with pytest.raises(UnknownLookup):
+        shop.lookup("nonsense").result()
+    shop.is_full()
+    with pytest.raises(QueueFull) as caught:
+        shop.add("1", b"x", when_full="raise")
+    assert caught.value.accepted == 0
+    with pytest.raises(QueueFull, match="LOOKALIKE_MAX_BACKLOG"):
+        shop.add("1", b"x", timeout=0)
+    shop.remove("1")  # not held up by pictures
+    shop.is_unavailable()
+    with pytest.raises(QueueUnavailable):
+        shop.add("1", b"x")
+
+
+def test_a_job_that_nobody_knows_is_told_apart() -> None:
+    shop = RecordingProducer()
+    with pytest.raises(UnknownJob):
+        Receipt("01890a5d-ac96-774b-bcce-b302099a8057", 1, shop._transport).wait(5)
+
+
+def test_it_has_every_method_of_the_producer() -> None:
+    for name, method in inspect.getmembers(Producer, inspect.isfunction):
+        if not name.startswith("_"):
+            double = getattr(RecordingProducer, name)
+            assert inspect.signature(double) == inspect.signature(method)
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda shop: shop.find_similar("1", limit=0), "limit must be .* from 1 to 1000, not 0"),
+        (lambda shop: shop.find_similar("1", limit=-1), "not -1"),
+        (lambda shop: shop.find_similar("1", limit=10**9), "not 1000000000"),
+        (lambda shop: shop.find_similar("1", limit=True), "not True"),
+        (lambda shop: shop.find_similar("1", limit="5"), "whole number"),
+        (lambda shop: shop.find_similar(), "either a product id or image="),
+        (lambda shop: shop.find_similar("1", image=b"x"), "either a product id or image="),
+        (lambda shop: shop.find_similar(42), r"pass str\(42\)"),
+        (lambda shop: shop.find_similar(""), "1 to 255 characters, not 0"),
+        (lambda shop: shop.find_similar("a\x00"), "NUL"),
+        (lambda shop: shop.find_similar("1", where={"a": None}), "condition on 'a'"),
+        (lambda shop: shop.find_similar_many([]), "at least one"),
+        (lambda shop: shop.find_similar_many("abc"), "not one string"),
+        (lambda shop: shop.find_similar_many(5), "list of strings"),
+        (lambda shop: shop.find_similar_many(["a"] * 257), "at most 256"),
+        (lambda shop: shop.remove(), "at least one"),
+        (lambda shop: shop.remove("a", version=-1), "version"),
+        (lambda shop: shop.lookup(""), "id is a string"),
+        (lambda shop: shop.add("a" * 256, b"x"), "not 256"),
+        (lambda shop: shop.add("a", b"x", category=5), "category"),
+        (lambda shop: shop.add("a", b"x", name=""), "name"),
+        (lambda shop: shop.add("a", b"x", price=float("nan")), "'price' must be a finite number"),
+        (lambda shop: shop.add("a", b"x", version=2**63), "version"),
+        (lambda shop: shop.add("a", b"x", when_full="hope"), "'wait' or 'raise', not 'hope'"),
+        (lambda shop: shop.add_many([5]), "row 1: a row must be"),
+        (lambda shop: shop.thumbnails([("", "main")]), "at least 1 character"),
+    ],
+)
+def test_what_no_worker_could_serve_is_refused_before_anything_is_sent(ask: Any, says: str) -> None:
+    shop = RecordingProducer()
+    with pytest.raises(InvalidRequest, match=says):
+        ask(shop)
+    assert not shop._recording.questions
+    assert not shop._recording.jobs
+
+
+def test_a_wrong_row_is_named_and_those_before_it_are_accepted() -> None:
+    shop = RecordingProducer(chunk_size=2)
+    rows: list[Any] = [{"product_id": str(number), "image": b"x"} for number in range(3)]
+    with pytest.raises(InvalidRequest, match=r"row 4: image missing.*the 3 rows before it were"):
+        shop.add_many([*rows, {"product_id": "3"}, *rows])
+    assert [item.product_id for item in shop.added] == ["0", "1", "2"]
+
+
+def test_an_error_of_the_rows_themselves_passes_through() -> None:
+    def rows() -> Any:
+        yield {"product_id": "1", "image": b"x"}
+        raise KeyError("the shop's own")
+
+    shop = RecordingProducer()
+    with pytest.raises(KeyError):
+        shop.add_many(rows())
+    assert len(shop.added) == 1
+
+
+def test_chunks_are_as_large_as_set_and_closed_early_by_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop = RecordingProducer(chunk_size=4)
+    seen: list[int] = []
+    rows = [{"product_id": str(number), "image": "/a.jpg"} for number in range(10)]
+    receipts = shop.add_many(rows, progress=seen.append)
+    assert [receipt.items for receipt in receipts] == [4, 4, 2]
+    assert seen == [10]
+    monkeypatch.setattr("producer.client.CHUNK_BYTES", 10)
+    large = [{"product_id": str(number), "image": bytes([number]) * 6} for number in range(4)]
+    assert [receipt.items for receipt in shop.add_many(large)] == [2, 2]
+
+
+def test_versions_grow_in_the_order_of_the_calls() -> None:
+    shop = RecordingProducer()
+    shop.add_many({"product_id": str(number), "image": "/a.jpg"} for number in range(100))
+    shop.add("1", b"x", version=5)
+    versions = [item.version for item in shop.added]
+    assert versions[:100] == sorted(set(versions[:100]))
+    assert versions[100] == 5
