@@ -1,0 +1,382 @@
+"""Invariant 7: at every crash point the pointer names a whole generation, old or new."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from db.queries import generations, leases
+from db.session import Database
+from tests.unit.worker.index.factories import (
+    QUICK,
+    Shop,
+    answerer,
+    assert_same,
+    build,
+    found,
+    vectors,
+)
+from worker.index import builder, durable, manifest
+from worker.index.builder import STEPS
+from worker.index.errors import BuildFailed, BuildSuperseded, CheckFailed, RecallTooLow
+from worker.index.generation import Expected, Generation
+from worker.index.rebuild import Rebuilt, rebuild
+from worker.lease import LeaseLost
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Crash(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def crash_at(name: str) -> Callable[[str], None]:
+    def checkpoint(step: str) -> None:
+        if step == name:
+            raise Crash
+
+    return checkpoint
+
+
+def current(database: Database) -> generations.Generation | None:
+    with database.reading() as session:
+        return generations.current(session)
+
+
+def open_current(database: Database, data_dir: Path) -> Generation:
+    row = current(database)
+    assert row is not None
+    expected = Expected(row.number, row.model_digest, row.manifest_sha256)
+    return Generation.open(data_dir / row.directory, expected)
+
+
+def test_a_built_index_answers_as_brute_force_does(database: Database, data_dir: Path) -> None:
+    shop = Shop(database)
+    shop.fill(600)
+    built = build(database, data_dir, replace(QUICK, reduce_to=0, recall_target=1.0))
+    answers = answerer(database, data_dir)
+    (reply,) = answers.by_products(_question("p5")).replies
+    assert (reply.path, reply.generation, reply.pending) == ("annoy", 1, 0)
+    assert (built.images, built.revision) == (600, reply.as_of.revision)
+    same = [found(answers, f"p{i}") == _rounded(shop, f"p{i}") for i in range(0, 600, 20)]
+    assert np.mean(same) >= 0.9  # Annoy is not exact; each answer's distances are
+    for i in range(0, 600, 20):
+        truth = dict(shop.nearest(f"p{i}", 600))
+        assert all(d == pytest.approx(truth[p], abs=1e-5) for p, d in found(answers, f"p{i}"))
+
+
+def _question(product_id: str) -> Any:
+    from tests.unit.worker.index.factories import question
+
+    return question(product_id)
+
+
+def _rounded(shop: Shop, product_id: str) -> list[tuple[str, float]]:
+    return [(p, pytest.approx(d, abs=1e-5)) for p, d in shop.nearest(product_id, 10)]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_crash_at_any_step_leaves_a_whole_generation(
+    sqlite_database: Database, data_dir: Path, step: str
+) -> None:
+    shop = Shop(sqlite_database)
+    shop.fill(40)
+    build(sqlite_database, data_dir)
+    shop.add("late", vectors(1, seed=9)[0])
+    with pytest.raises(Crash):
+        rebuild(sqlite_database, data_dir, QUICK, checkpoint=crash_at(step))
+    expected = 2 if step == "published" else 1
+    assert open_current(sqlite_database, data_dir).manifest.number == expected
+    assert_same(found(answerer(sqlite_database, data_dir), "p1"), shop.nearest("p1", 10))
+    assert build(sqlite_database, data_dir).number == expected + 1
+    named = {row.directory for row in _kept(sqlite_database)}
+    assert {path.name for path in data_dir.iterdir()} == named
+
+
+def _kept(database: Database) -> list[generations.Generation]:
+    with database.reading() as session:
+        return generations.kept(session)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from db.session import Database
+from tests.unit.worker.index.factories import QUICK
+from worker.index.rebuild import Rebuilt, rebuild
+def checkpoint(step):
+    if step == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGKILL)
+rebuild(Database(sys.argv[1]), Path(sys.argv[2]), QUICK, checkpoint=checkpoint, lease_ttl=0.05)
+"""
+
+
+@pytest.mark.parametrize("step", ["described", "renamed", "checked"])
+def test_a_killed_builder_leaves_a_whole_generation_and_a_lease_that_runs_out(
+    database: Database, database_url: str, data_dir: Path, step: str
+) -> None:
+    shop = Shop(database)
+    shop.fill(40)
+    build(database, data_dir)
+    command = [sys.executable, "-c", KILLED, database_url, str(data_dir), step]
+    done = subprocess.run(
+        command, cwd=ROOT, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert open_current(database, data_dir).manifest.number == 1
+    assert _built_after_the_lease(database, data_dir).number == 2
+    assert len(list(data_dir.iterdir())) == 2
+
+
+def _built_after_the_lease(database: Database, data_dir: Path) -> Rebuilt:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if built := rebuild(database, data_dir, QUICK):
+            return built
+    raise AssertionError("the lease of a dead process never ran out")
+
+
+def test_everything_is_on_the_disk_before_it_is_relied_on(
+    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files, then the manifest, then the rename, then the folder, then the check, then the pointer."""
+    events = _recorded(monkeypatch)
+    Shop(sqlite_database).fill(40)
+    build(sqlite_database, data_dir, checkpoint=events.append)
+    (directory,) = data_dir.iterdir()
+    files = manifest.read(directory).files
+    written = events.index("write manifest.json")
+    assert all(events.index(f"sync {name}") < written for name in files)
+    named = events.index("sync folder .building-1")
+    renamed = events.index("rename")
+    order = [written, named, renamed, events.index(f"sync folder {data_dir.name}")]
+    order += [events.index("check"), events.index("checked"), events.index("published")]
+    assert order == sorted(order)
+
+
+def _recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    events: list[str] = []
+    check, rename, write = builder.check_in_child, Path.rename, durable.write
+    file, folder = durable.sync_file, durable.sync_folder
+
+    def noted(name: Callable[..., str], action: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            result = action(*args)
+            events.append(name(*args))
+            return result
+
+        return call
+
+    monkeypatch.setattr(durable, "write", noted(lambda path, _: f"write {path.name}", write))
+    monkeypatch.setattr(durable, "sync_file", noted(lambda path: f"sync {path.name}", file))
+    monkeypatch.setattr(
+        durable, "sync_folder", noted(lambda path: f"sync folder {path.name}", folder)
+    )
+    monkeypatch.setattr(Path, "rename", noted(lambda *_: "rename", rename))
+    monkeypatch.setattr(builder, "check_in_child", noted(lambda *_: "check", check))
+    return events
+
+
+def test_a_written_file_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), real(fd))[1])
+    durable.write(tmp_path / "a", b"x")
+    durable.sync_file(tmp_path / "a")
+    durable.sync_folder(tmp_path)
+    assert len(synced) == 3
+
+
+# -- refused --------------------------------------------------------------------------------------
+
+
+def _flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_does_not_pass_the_check_is_not_published(
+    sqlite_database: Database, data_dir: Path
+) -> None:
+    Shop(sqlite_database).fill(40)
+    build(sqlite_database, data_dir)
+
+    def damage(step: str) -> None:
+        if step == "renamed":
+            _flip_a_bit(max(data_dir.glob("generation-*")) / "tree.ann")
+
+    with pytest.raises(CheckFailed, match=r"tree\.ann"):
+        rebuild(sqlite_database, data_dir, QUICK, checkpoint=damage)
+    assert open_current(sqlite_database, data_dir).manifest.number == 1
+
+
+def test_an_index_that_kills_its_checker_is_not_published(
+    sqlite_database: Database, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Shop(sqlite_database).fill(40)
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\nkill -ILL $$\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    with pytest.raises(CheckFailed, match="signal 4"):
+        rebuild(sqlite_database, data_dir, QUICK)
+    assert current(sqlite_database) is None
+
+
+def test_an_index_of_too_low_recall_is_not_published(
+    sqlite_database: Database, data_dir: Path
+) -> None:
+    Shop(sqlite_database).fill(40)
+    with pytest.raises(RecallTooLow, match="LOOKALIKE_TREES"):
+        rebuild(sqlite_database, data_dir, replace(QUICK, recall_floor=1.01))
+    assert current(sqlite_database) is None
+    assert list(data_dir.iterdir()) == []
+
+
+def test_vectors_are_widened_until_the_recall_is_enough(
+    sqlite_database: Database, data_dir: Path
+) -> None:
+    Shop(sqlite_database).fill(500)
+    narrow = replace(QUICK, reduce_to=1, rerank=12, trees=1, search_k=100, recall_floor=0.75)
+    build(sqlite_database, data_dir, narrow)
+    described = open_current(sqlite_database, data_dir).manifest
+    assert described.parameters.reduced > 1
+    assert described.recall >= 0.75
+
+
+def test_too_small_a_disk_is_named_before_the_build(
+    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Shop(sqlite_database).fill(40)
+    monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: type("U", (), {"free": 10})())
+    with pytest.raises(BuildFailed, match="LOOKALIKE_DATA_DIR"):
+        rebuild(sqlite_database, data_dir, QUICK)
+
+
+def test_who_lost_the_lease_publishes_nothing(database: Database, data_dir: Path) -> None:
+    """Even when the builder does not notice: the token decides."""
+    Shop(database).fill(40)
+
+    def steal(step: str) -> None:
+        if step == "checked":
+            with database.writing() as session:
+                lease = _lease_row(session)
+                leases.release(session, generations.LEASE, lease)
+                assert leases.acquire(session, generations.LEASE, "thief", 60.0) == lease + 1
+
+    with pytest.raises(BuildSuperseded):
+        rebuild(database, data_dir, QUICK, checkpoint=steal)
+    assert current(database) is None
+
+
+def _lease_row(session: Any) -> int:
+    from sqlalchemy import select
+
+    from db.models import Lease
+
+    token: int = session.execute(select(Lease.token)).scalar_one()
+    return token
+
+
+def test_who_was_overtaken_publishes_nothing(sqlite_database: Database, data_dir: Path) -> None:
+    """Another generation became current after this one's data were read."""
+    Shop(sqlite_database).fill(40)
+    build(sqlite_database, data_dir)
+    build(sqlite_database, data_dir)
+
+    def roll_back(step: str) -> None:
+        if step == "checked":
+            with sqlite_database.writing() as session:
+                token = _lease_row(session)
+                assert generations.repoint(session, 1, expected_current=2, lease_token=token)
+
+    with pytest.raises(BuildSuperseded):
+        rebuild(sqlite_database, data_dir, QUICK, checkpoint=roll_back)
+    assert open_current(sqlite_database, data_dir).manifest.number == 1
+
+
+def test_a_lost_lease_stops_the_build(sqlite_database: Database, data_dir: Path) -> None:
+    Shop(sqlite_database).fill(40)
+
+    def steal(step: str) -> None:
+        if step == "read":
+            with sqlite_database.writing() as session:
+                leases.release(session, generations.LEASE, _lease_row(session))
+            _wait_until_lost()
+
+    with pytest.raises(LeaseLost):
+        rebuild(sqlite_database, data_dir, QUICK, checkpoint=steal, lease_ttl=0.05)
+    assert list(data_dir.iterdir()) == []
+
+
+def _wait_until_lost() -> None:
+    import threading
+
+    for thread in threading.enumerate():
+        if thread.name == "lease-reindex":
+            thread.join(timeout=10)
+
+
+def test_only_one_builds(sqlite_database: Database, data_dir: Path) -> None:
+    Shop(sqlite_database).fill(40)
+    inner = []
+
+    def again(step: str) -> None:
+        if step == "read":
+            inner.append(rebuild(sqlite_database, data_dir, QUICK))
+
+    assert build(sqlite_database, data_dir, checkpoint=again).number == 1
+    assert inner == [None]
+
+
+# -- small and odd --------------------------------------------------------------------------------
+
+
+def test_nothing_is_built_before_there_is_a_model(
+    sqlite_database: Database, data_dir: Path
+) -> None:
+    assert rebuild(sqlite_database, data_dir, QUICK) is None
+    assert list(data_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 11])
+def test_small_catalogues(database: Database, data_dir: Path, count: int) -> None:
+    shop = Shop(database)
+    if count:
+        shop.fill(count)
+    assert build(database, data_dir).images == count
+    shop.add("new", vectors(1, seed=5)[0])
+    answers = answerer(database, data_dir)
+    assert_same(found(answers, "new"), shop.nearest("new", 10))
+
+
+def test_equal_pictures_are_all_found(sqlite_database: Database, data_dir: Path) -> None:
+    shop = Shop(sqlite_database)
+    same = vectors(1)[0]
+    shop.add_many([(f"p{i}", "main", same, None, {}) for i in range(300)])
+    build(sqlite_database, data_dir)
+    got = found(answerer(sqlite_database, data_dir), "p7", limit=299)
+    assert len({p for p, _ in got}) == 299
+    assert {d for _, d in got} == {0.0}
+
+
+def test_the_classic_recipe(sqlite_database: Database, data_dir: Path) -> None:
+    Shop(sqlite_database).fill(60, categories=5)
+    build(sqlite_database, data_dir, replace(QUICK, trees_per_category=True, reduce_to=0))
+    described = open_current(sqlite_database, data_dir).manifest
+    assert described.parameters.trees == 5
+    assert described.parameters.reduced == described.dimension
+    assert [c.count for c in described.categories] == [12] * 5
+    assert described.peak_memory > 1 << 20
+    assert described.recall > 0.9

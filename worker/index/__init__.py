@@ -1,0 +1,1 @@
+"""The index: generations that are built, verified and swapped, and the changes laid over them."""

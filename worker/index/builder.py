@@ -1,0 +1,385 @@
+"""Builds a generation: from SQL to a verified directory that the pointer may name.
+
+The order is what makes a crash harmless (invariant 7): files, fsync, manifest, fsync, rename, fsync of the folder,
+check in a child process. Publishing comes after, in `rebuild`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from db.queries import catalogue, generations, models, revisions
+from db.queries.models import ModelVersion
+from db.session import Database
+from worker.index import annoy_engine, durable, memory, score, spool, tuning
+from worker.index import manifest as manifests
+from worker.index.annoy_engine import Tree, TreeBuilder
+from worker.index.errors import BuildFailed, CheckFailed, RecallTooLow
+from worker.index.generation import ROTATION, TREE, VECTORS, Generation, map_vectors
+from worker.index.hold import LOCK, Hold
+from worker.index.manifest import FileEntry, Manifest, Parameters
+from worker.index.rotation import Rotation
+from worker.index.score import Halves
+from worker.index.slots import FILES as SLOT_FILES
+from worker.index.slots import SlotTable
+from worker.index.spool import Spool, Spooled
+from worker.index.tuning import Measured
+
+Progress = Callable[[str, float], None]
+Checkpoint = Callable[[str], None]
+
+STEPS = (
+    "begun", "read", "sorted", "built", "tuned", "synced", "described", "renamed", "checked", "published",
+)  # fmt: skip
+"""Names that a checkpoint is called with, each when that step has been done."""
+BUILDING = ".building-"
+BLOCK = 8192
+CHECK_TIMEOUT = 1800.0
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How generations are built, and how many are kept."""
+
+    trees: int = 30
+    trees_per_category: bool = False
+    """As many trees as there are categories: the classic recipe."""
+    search_k: int = 0
+    """Nodes that a search visits; 0: found by measurement."""
+    reduce_to: int = 64
+    """Width of the vectors in the trees; 0: as they are. Doubled while the recall is below the floor."""
+    rerank: int = 200
+    """Candidates that are scored exactly; fewer where measurement shows that they do as well."""
+    recall_target: float = 0.98
+    """What `search_k` is chosen for, with 95 % confidence."""
+    recall_floor: float = 0.9
+    """An index that finds less is refused."""
+    jobs: int = -1
+    """Threads that build trees; -1: all cores. With 1 and the same seed the file is the same, byte for byte."""
+    seed: int = 1
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class Built:
+    """A verified generation that nobody uses yet."""
+
+    directory: Path
+    manifest: Manifest
+    manifest_sha256: str
+    model_version_pk: int
+    replaces: int | None
+    """The generation that was current when its data were read."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the build is of."""
+
+    number: int
+    model: ModelVersion
+    revision: int
+    replaces: int | None
+    spooled: Spooled
+
+
+class Builder:
+    """One build, in a directory of its own."""
+
+    def __init__(
+        self,
+        database: Database,
+        data_dir: Path,
+        settings: BuildSettings,
+        *,
+        token: int,
+        on_progress: Progress,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._database = database
+        self._data_dir = data_dir
+        self._settings = settings
+        self._token = token
+        self._progress = on_progress
+        self._checkpoint = checkpoint
+        self._directory = data_dir / f"{BUILDING}{token}"
+
+    def build(self) -> Built | None:
+        """Build and verify a generation; None when no model was ever registered. Raises BuildFailed."""
+        try:
+            return self._build()
+        except Exception:
+            # What a killed process leaves is removed by the next build; a failed one tidies up itself.
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
+
+    def _build(self) -> Built | None:
+        began = time.monotonic()
+        memory.reset_peak()
+        self._directory.mkdir(parents=True)
+        self._checkpoint("begun")
+        source = self._read()
+        if source is None:
+            self._directory.rmdir()
+            return None
+        self._checkpoint("read")
+        slots = spool.sort(source.spooled, self._directory / VECTORS)
+        slots.save(self._directory)
+        source.spooled.path.unlink()
+        (self._directory / LOCK).touch()
+        self._checkpoint("sorted")
+        described = self._index(source, slots, began)
+        return self._finish(source, described)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _read(self) -> _Source | None:
+        """Vectors, revision and pointer from one snapshot."""
+        with self._database.reading() as session:
+            model = models.active(session)
+            if model is None:
+                return None
+            expected = catalogue.count(session).images
+            self._need_space(expected, model.dimension)
+            into = Spool(self._directory / "spool", model.dimension, expected)
+            blocks = catalogue.stream_vectors(session, model.pk)
+            spooled = into.read(blocks, lambda n: self._progress("read", n / max(expected, 1)))
+            return _Source(
+                number=generations.next_number(session),
+                model=model,
+                revision=revisions.current(session),
+                replaces=catalogue.head(session).generation,
+                spooled=spooled,
+            )
+
+    def _need_space(self, images: int, dimension: int) -> None:
+        """Refuse to begin what cannot end: the vectors twice, for a while, and the trees."""
+        needed = images * (4 * dimension + 40 * self._settings.trees + 1024)
+        free = shutil.disk_usage(self._data_dir).free
+        if free < needed:
+            raise BuildFailed(
+                f"an index of {images} pictures takes up to {needed >> 20} MB, and {free >> 20} MB are free "
+                "on the disk of LOOKALIKE_DATA_DIR"
+            )
+
+    # -- the index --------------------------------------------------------------------------------
+
+    def _index(self, source: _Source, slots: SlotTable, began: float) -> Manifest:
+        """Build and tune, with wider vectors while the recall is below the floor; then sync."""
+        with _Behind(self._directory, (VECTORS, *SLOT_FILES)) as behind:
+            width = min(self._settings.reduce_to or source.model.dimension, source.model.dimension)
+            while True:
+                described, measured = self._attempt(source, slots, width)
+                if measured.recall >= self._settings.recall_floor:
+                    break
+                if width >= source.model.dimension:
+                    raise RecallTooLow(
+                        f"the index finds {measured.recall:.3f} of the true neighbours, "
+                        f"{self._settings.recall_floor} are needed; set more LOOKALIKE_TREES or a greater "
+                        "LOOKALIKE_SEARCH_K"
+                    )
+                width = min(2 * width, source.model.dimension)
+            self._checkpoint("tuned")
+            files = behind.entries() | _entries(self._directory, _built(described.images))
+        self._checkpoint("synced")
+        return described.model_copy(
+            update={
+                "files": files,
+                "recall": min(measured.recall, 1.0),
+                "recall_queries": measured.queries,
+                "build_seconds": time.monotonic() - began,
+                "peak_memory": memory.peak(),
+            }
+        )
+
+    def _attempt(self, source: _Source, slots: SlotTable, width: int) -> tuple[Manifest, Measured]:
+        rotation = source.spooled.moments.rotation(width)
+        rotation.save(self._directory / ROTATION)
+        vectors = map_vectors(self._directory / VECTORS, len(slots), source.model.dimension)
+        trees = self._trees(slots)
+        if len(slots):
+            self._plant(vectors, rotation, trees)
+        self._checkpoint("built")
+        described = self._described(source, slots, rotation, trees)
+        base = self._opened(described, slots, rotation, vectors)
+        settings = self._settings
+        self._progress("tune", 0.0)
+        measured = tuning.tune(
+            base,
+            settings.recall_target,
+            search_k=settings.search_k,
+            rerank=settings.rerank,
+            seed=settings.seed,
+        )
+        self._progress("tune", 1.0)
+        parameters = described.parameters.model_copy(
+            update={"search_k": measured.search_k, "rerank": measured.rerank}
+        )
+        return described.model_copy(update={"parameters": parameters}), measured
+
+    def _trees(self, slots: SlotTable) -> int:
+        by_category = max(1, len(slots.categories))
+        return by_category if self._settings.trees_per_category else self._settings.trees
+
+    def _plant(self, vectors: Halves, rotation: Rotation, trees: int) -> None:
+        builder = TreeBuilder(len(vectors), rotation.width, self._settings.seed)
+        builder.reserve(rotation.reduce(score.widen(vectors[-1:]))[0])
+        for start in range(0, len(vectors), BLOCK):
+            builder.add(start, rotation.reduce(score.widen(vectors[start : start + BLOCK])))
+            self._progress("index", 0.5 * start / len(vectors))
+        builder.build(trees, self._settings.jobs)
+        builder.save(self._directory / TREE)
+        self._progress("index", 1.0)
+
+    def _described(
+        self, source: _Source, slots: SlotTable, rotation: Rotation, trees: int
+    ) -> Manifest:
+        settings = self._settings
+        return Manifest(
+            number=source.number,
+            engine_version=annoy_engine.version(),
+            parameters=Parameters(
+                trees=trees,
+                search_k=max(settings.search_k, 1),
+                rerank=settings.rerank,
+                reduced=rotation.width,
+                seed=settings.seed,
+            ),
+            dimension=source.model.dimension,
+            model_digest=source.model.digest,
+            revision=source.revision,
+            images=len(slots),
+            products=len(np.unique(slots.product_pks)),
+            categories=slots.categories,
+            files={},
+            recall=0.0,
+            recall_queries=0,
+            kept_variance=rotation.kept,
+            built_at=datetime.now(UTC),
+            build_seconds=0.0,
+            peak_memory=0,
+        )
+
+    def _opened(
+        self,
+        described: Manifest,
+        slots: SlotTable,
+        rotation: Rotation,
+        vectors: Halves,
+    ) -> Generation:
+        """The index as its users will have it, before there is a manifest that it could be opened with."""
+        tree = None
+        if described.images:
+            tree = Tree(self._directory / TREE, rotation.width, described.images)
+        return Generation(described, slots, rotation, tree, vectors, Hold(self._directory))
+
+    # -- making it last ---------------------------------------------------------------------------
+
+    def _finish(self, source: _Source, described: Manifest) -> Built:
+        data = described.encoded()
+        durable.sync_file(self._directory / LOCK)
+        durable.write(self._directory / manifests.NAME, data)
+        durable.sync_folder(self._directory)
+        self._checkpoint("described")
+        # The token keeps apart what two builders made under one number, one of them having lost its lease.
+        target = self._data_dir / f"generation-{described.number:08d}-{self._token}"
+        self._directory.rename(target)
+        durable.sync_folder(self._data_dir)
+        self._checkpoint("renamed")
+        built = Built(
+            target, described, manifests.digest_of(data), source.model.pk, source.replaces
+        )
+        self._progress("check", 0.0)
+        check_in_child(target, built.manifest_sha256)
+        self._progress("check", 1.0)
+        self._checkpoint("checked")
+        return built
+
+
+def _built(images: int) -> tuple[str, ...]:
+    return (TREE, ROTATION) if images else (ROTATION,)
+
+
+def _entries(directory: Path, names: tuple[str, ...]) -> dict[str, FileEntry]:
+    """Put files on the disk and describe them."""
+    entries = {}
+    for name in names:
+        path = directory / name
+        durable.sync_file(path)
+        entries[name] = FileEntry(bytes=path.stat().st_size, sha256=durable.sha256(path))
+    return entries
+
+
+class _Behind:
+    """Syncs and digests files in a thread, while the trees are built."""
+
+    def __init__(self, directory: Path, names: tuple[str, ...]) -> None:
+        self._directory = directory
+        self._names = names
+        self._entries: dict[str, FileEntry] = {}
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._work, name="index-sync", daemon=True)
+
+    def __enter__(self) -> _Behind:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+    def entries(self) -> dict[str, FileEntry]:
+        """What was found; raises OSError when a file could not be put on the disk."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._entries
+
+    def _work(self) -> None:
+        try:
+            self._entries = _entries(self._directory, self._names)
+        except OSError as error:
+            self._error = error
+
+
+def check_in_child(directory: Path, manifest_sha256: str) -> None:
+    """Try a generation in a process that may die of it; raises CheckFailed."""
+    root = str(Path(__file__).resolve().parents[2])
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "worker.index.check",
+        str(directory.resolve()),
+        manifest_sha256,
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=CHECK_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CheckFailed(f"{directory.name} was not checked in {CHECK_TIMEOUT:.0f} s") from error
+    if done.returncode < 0:
+        raise CheckFailed(
+            f"{directory.name} killed the process that tried it (signal {-done.returncode})"
+        )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise CheckFailed(f"{directory.name}: {lines[-1] if lines else done.returncode}")

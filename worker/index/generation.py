@@ -1,0 +1,143 @@
+"""An opened generation: verified before use, locked against clean-up, closed by its last user."""
+
+from __future__ import annotations
+
+import mmap
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.index import durable, manifest, score
+from worker.index.annoy_engine import Slots, Tree
+from worker.index.errors import (
+    GenerationDamaged,
+    GenerationMismatch,
+)
+from worker.index.hold import Hold
+from worker.index.manifest import Manifest
+from worker.index.rotation import Rotation
+from worker.index.score import Halves, Vectors
+from worker.index.slots import FILES as SLOT_FILES
+from worker.index.slots import SlotTable
+
+TREE, VECTORS, ROTATION = "tree.ann", "vectors.f16", "rotation.npy"
+NODE_HEADER = 16
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What SQL says of the generation; None where nothing is known of it."""
+
+    number: int | None = None
+    model_digest: str | None = None
+    manifest_sha256: str | None = None
+
+
+ANY = Expected()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One immutable build of the index, open for search.
+
+    Hold a reference for as long as a query runs: the files stay mapped, and safe from clean-up, until the last
+    one is dropped.
+    """
+
+    manifest: Manifest
+    slots: SlotTable
+    rotation: Rotation
+    tree: Tree | None
+    vectors: Halves
+    hold: Hold
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @classmethod
+    def open(cls, directory: Path, expected: Expected = ANY) -> Generation:
+        """Verify and map a generation.
+
+        Raises GenerationMissing, GenerationDamaged or GenerationMismatch before anything of it is mapped.
+        """
+        hold = Hold(directory)
+        described = manifest.read(directory, expected.manifest_sha256)
+        _check_identity(described, expected)
+        verify_files(directory, described)
+        return _mapped(directory, described, hold)
+
+    def near(self, queries: Vectors, count: int, search_k: int) -> Slots:
+        """Slots [m, count] near each query [m, d] by the reduced vectors, -1 where fewer are found."""
+        if self.tree is None:
+            return np.full((len(queries), count), -1, dtype=np.int32)
+        return self.tree.search(self.rotation.reduce(queries), count, search_k)
+
+    def vectors_at(self, slots: NDArray[np.integer]) -> Vectors:
+        """Vectors of slots of any shape, as float32 with one more axis."""
+        return score.widen(self.vectors[slots])
+
+
+def _check_identity(found: Manifest, expected: Expected) -> None:
+    if expected.number is not None and found.number != expected.number:
+        raise GenerationMismatch(
+            f"generation {expected.number} was asked for, found {found.number}"
+        )
+    if expected.model_digest is not None and found.model_digest != expected.model_digest:
+        raise GenerationMismatch(f"generation {found.number} is of another model version")
+
+
+def verify_files(directory: Path, described: Manifest) -> None:
+    """Compare every file with the manifest: names, sizes, digests, then sizes with the dimensions."""
+    _check_names_and_sizes(directory, described)
+    _check_shapes(described)
+    for name, entry in described.files.items():
+        if durable.sha256(directory / name) != entry.sha256:
+            raise GenerationDamaged(f"{directory.name}/{name} differs from what was written")
+
+
+def _check_names_and_sizes(directory: Path, described: Manifest) -> None:
+    wanted = {VECTORS, ROTATION, *SLOT_FILES} | ({TREE} if described.images else set())
+    if set(described.files) != wanted:
+        raise GenerationDamaged(
+            f"{directory.name}: the manifest lists other files than {sorted(wanted)}"
+        )
+    for name, entry in described.files.items():
+        try:
+            found = (directory / name).lstat()
+        except OSError as error:
+            raise GenerationDamaged(f"{directory.name}/{name} is not there") from error
+        if not stat.S_ISREG(found.st_mode) or found.st_size != entry.bytes:
+            raise GenerationDamaged(f"{directory.name}/{name} is not of {entry.bytes} bytes")
+
+
+def _check_shapes(described: Manifest) -> None:
+    """Refuse a manifest whose dimensions cannot be those of its files: Annoy would read beyond the end."""
+    if described.files[VECTORS].bytes != described.images * described.dimension * 2:
+        raise GenerationDamaged(f"{VECTORS} is not of {described.images} x {described.dimension}")
+    node = NODE_HEADER + 4 * described.parameters.reduced
+    if described.images and described.files[TREE].bytes % node:
+        raise GenerationDamaged(f"{TREE} is not of width {described.parameters.reduced}")
+
+
+def _mapped(directory: Path, described: Manifest, hold: Hold) -> Generation:
+    width = described.parameters.reduced
+    return Generation(
+        manifest=described,
+        slots=SlotTable.load(directory, described.images, described.categories),
+        rotation=Rotation.load(directory / ROTATION, described.dimension, width),
+        tree=Tree(directory / TREE, width, described.images) if described.images else None,
+        vectors=map_vectors(directory / VECTORS, described.images, described.dimension),
+        hold=hold,
+    )
+
+
+def map_vectors(path: Path, images: int, dimension: int) -> Halves:
+    """Map the matrix of half-precision vectors [images, dimension] read-only."""
+    if not images:
+        return np.empty((0, dimension), dtype=np.float16)
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(pages, dtype="<f2", count=images * dimension).reshape(images, dimension)

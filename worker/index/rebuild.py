@@ -1,0 +1,181 @@
+"""When to rebuild the index, and doing it: one process at a time, swapped in by compare-and-set."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from db.queries import catalogue, generations, models
+from db.queries.generations import LEASE, NewGeneration
+from db.session import Database
+from worker.index import cleanup
+from worker.index.builder import Builder, BuildSettings, Built, Checkpoint, Progress
+from worker.index.errors import BuildSuperseded
+from worker.lease import TTL, Lease, LeaseHeld
+
+__all__ = [
+    "BuildSettings",
+    "IndexState",
+    "RebuildLimits",
+    "Rebuilt",
+    "due",
+    "read_state",
+    "rebuild",
+]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RebuildLimits:
+    """When an index is out of date."""
+
+    max_age: timedelta = timedelta(minutes=15)
+    """Age at which pending changes are taken in."""
+    max_pending: int = 5000
+    """Pending changes at which they are taken in whatever the age: every lookup searches them one by one."""
+
+
+@dataclass(frozen=True)
+class IndexState:
+    """What `due` decides by."""
+
+    generation: int | None
+    built_at: datetime | None
+    images: int
+    """Live pictures in the catalogue."""
+    pending: int
+    """Pictures that changed since the generation."""
+    model_changed: bool
+    """Whether the generation is of another model than the active one."""
+
+
+def read_state(database: Database) -> IndexState:
+    """Read it from SQL, in one snapshot."""
+    with database.reading() as session:
+        current = generations.current(session)
+        model = models.active(session)
+        revision = current.revision if current else 0
+        return IndexState(
+            generation=current.number if current else None,
+            built_at=current.created_at if current else None,
+            images=catalogue.count(session).images,
+            pending=catalogue.count_changes_since(session, revision),
+            model_changed=bool(current and model and current.model_version_pk != model.pk),
+        )
+
+
+def due(state: IndexState, limits: RebuildLimits, now: datetime) -> str | None:
+    """Why the index should be rebuilt, or None."""
+    if state.generation is None or state.built_at is None:
+        return "the first index" if state.images else None
+    if state.model_changed:
+        return "another model is active"
+    if state.pending >= limits.max_pending:
+        return f"{state.pending} changes are pending"
+    age = now - state.built_at
+    if state.pending and age >= limits.max_age:
+        return f"the index is {age.total_seconds():.0f} s old, {state.pending} changes are pending"
+    return None
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A generation that was made and is current now."""
+
+    number: int
+    revision: int
+    images: int
+    recall: float
+    seconds: float
+    peak_memory: int
+    """Bytes."""
+
+
+def rebuild(
+    database: Database,
+    data_dir: Path,
+    settings: BuildSettings,
+    *,
+    on_progress: Progress = lambda step, share: None,
+    checkpoint: Checkpoint = lambda step: None,
+    lease_ttl: float = TTL,
+) -> Rebuilt | None:
+    """Build, verify and publish a generation, then clean up.
+
+    None when another process is at it, or no model was ever registered. `on_progress` gets the step and its share
+    done; `checkpoint` the name of each step of `builder.STEPS` when it has been done. Raises BuildFailed,
+    LeaseLost, DatabaseUnavailable; the generation that was current then still is.
+    """
+    began = time.monotonic()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with Lease(database, LEASE, ttl=lease_ttl) as lease:
+            step = _guarded(lease, checkpoint)
+            cleanup.clean(database, data_dir, settings.keep, lease.token)
+            builder = Builder(
+                database,
+                data_dir,
+                settings,
+                token=lease.token,
+                on_progress=on_progress,
+                checkpoint=step,
+            )
+            built = builder.build()
+            if built is not None:
+                publish(database, built, lease.token)
+                step("published")
+                cleanup.clean(database, data_dir, settings.keep, lease.token)
+    except LeaseHeld as held:
+        log.info("no rebuild: %s", held)
+        return None
+    return None if built is None else _rebuilt(built, time.monotonic() - began)
+
+
+def _rebuilt(built: Built, seconds: float) -> Rebuilt:
+    described = built.manifest
+    return Rebuilt(
+        number=described.number,
+        revision=described.revision,
+        images=described.images,
+        recall=described.recall,
+        seconds=seconds,
+        peak_memory=described.peak_memory,
+    )
+
+
+def _guarded(lease: Lease, checkpoint: Checkpoint) -> Callable[[str], None]:
+    """At every step, stop if the lease is lost."""
+
+    def step(name: str) -> None:
+        lease.check()
+        checkpoint(name)
+
+    return step
+
+
+def publish(database: Database, built: Built, token: int) -> None:
+    """Make a generation current, unless anything happened since its data were read; raises BuildSuperseded."""
+    described = built.manifest
+    row = NewGeneration(
+        number=described.number,
+        model_version_pk=built.model_version_pk,
+        revision=described.revision,
+        images=described.images,
+        directory=built.directory.name,
+        manifest_sha256=built.manifest_sha256,
+        recall=described.recall,
+        created_at=described.built_at,
+    )
+    with database.writing() as session:
+        done = generations.publish(session, row, expected_current=built.replaces, lease_token=token)
+    if not done:
+        shutil.rmtree(built.directory, ignore_errors=True)
+        raise BuildSuperseded(
+            f"generation {row.number} was not published: another one was meanwhile, or the lease was lost"
+        )
