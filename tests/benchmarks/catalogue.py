@@ -1,0 +1,209 @@
+"""Catalogues to measure on: vectors that are spread as a real network's are, and SQL filled with them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from db.queries import catalogue, models
+from db.queries.catalogue import ImageChange, NewEmbedding
+from db.session import Database
+from migrations import head, upgrade
+from worker.demo.make_sample import SOURCE, read_idx
+
+DIMENSION = 512
+MODEL = "efficientnet-lite0:64"
+BLOCK = 5000
+FASHION, CLUSTERED = "fashion-mnist", "clustered"
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The vectors of products 0…n-1, float32 [n, 512] of unit length, one picture each, and their categories."""
+
+    source: str
+    rows: Vectors
+    labels: NDArray[np.int64]
+
+    @property
+    def described(self) -> str:
+        """Where the vectors are from, for a reader of the figures."""
+        if self.source == CLUSTERED:
+            return (
+                f"{len(self.rows):,} x {DIMENSION} synthetic vectors in 100 clusters "
+                "(install Debian's dataset-fashion-mnist for a real network's)"
+            )
+        return (
+            f"{len(self.rows):,} x {DIMENSION} vectors: {MODEL} on Fashion-MNIST's 70,000 pictures, "
+            f"projected to {DIMENSION}; beyond those, blends of two of a class"
+        )
+
+
+def product_id(number: int) -> str:
+    """The id of a product."""
+    return f"p{number:07}"
+
+
+def number_of(id_: str) -> int:
+    """The product of an id."""
+    return int(id_[1:])
+
+
+def gallery(count: int, cache: Path, *, real: bool = True) -> Gallery:
+    """Vectors of `count` products: a real network's where its pictures are installed, and unless `real` is off."""
+    if real and SOURCE.is_dir():
+        labels = np.concatenate([read_idx(each) for each in sorted(SOURCE.glob("*labels*"))])
+        rows = _fashion(cache)
+        return _blended(rows, labels.astype(np.int64), count)
+    return clustered(count)
+
+
+def clustered(count: int, dimension: int = DIMENSION, seed: int = 1) -> Gallery:
+    """Synthetic vectors in 100 clusters, whose variance falls off along the axes as a network's does."""
+    chance = np.random.default_rng(seed)
+    scale = (1 + np.arange(dimension)) ** -0.7
+    centres = chance.standard_normal((100, dimension)) * scale
+    labels = chance.integers(0, len(centres), count)
+    rows = centres[labels] + 0.6 * chance.standard_normal((count, dimension)) * scale
+    return Gallery(CLUSTERED, unit(rows.astype(np.float32)), labels)
+
+
+def unit(rows: Vectors) -> Vectors:
+    """The rows at length 1."""
+    lengths: Vectors = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / lengths
+
+
+def _blended(rows: Vectors, labels: NDArray[np.int64], count: int) -> Gallery:
+    """The rows, then as many mixes of two rows of a class as are missing: they lie where real ones do."""
+    chance = np.random.default_rng(2)
+    more = max(0, count - len(rows))
+    first = chance.integers(0, len(rows), more)
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], np.arange(labels.max() + 2))
+    kind = labels[first]
+    second = order[starts[kind] + chance.integers(0, 1 << 31, more) % np.diff(starts)[kind]]
+    share = chance.uniform(0.1, 0.5, (more, 1)).astype(np.float32)
+    blends = unit(rows[first] * (1 - share) + rows[second] * share)
+    together = np.concatenate([rows[:count], blends])
+    return Gallery(FASHION, together, np.concatenate([labels[:count], kind]))
+
+
+def _fashion(cache: Path) -> Vectors:
+    path = cache / f"{FASHION}-{DIMENSION}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        pictures = np.concatenate([read_idx(each) for each in sorted(SOURCE.glob("*images*"))])
+        np.save(path.with_suffix(".part.npy"), _embedded(pictures))
+        path.with_suffix(".part.npy").rename(path)
+    rows: Vectors = np.load(path)
+    return rows
+
+
+def _embedded(pictures: NDArray[np.uint8]) -> Vectors:
+    """The network's vectors of negated grey pictures, by a random projection that keeps their distances."""
+    from worker.embedding import library
+    from worker.embedding.network import Network
+
+    network = Network.load(library.resolve(MODEL), device="auto")
+    width, side = network.config.dimension, network.config.image_size
+    normal = np.random.default_rng(3).standard_normal((width, DIMENSION))
+    projection = np.linalg.qr(normal)[0].astype(np.float32)
+    parts = []
+    for start in range(0, len(pictures), 512):
+        block = [
+            Image.fromarray(255 - each)
+            .resize((side, side), Image.Resampling.BICUBIC)
+            .convert("RGB")
+            for each in pictures[start : start + 512]
+        ]
+        parts.append(network.embed(np.stack([np.asarray(each) for each in block])) @ projection)
+    return unit(np.concatenate(parts))
+
+
+# -- SQL ------------------------------------------------------------------------------------------
+
+
+def sqlite_url(path: Path) -> str:
+    """Address of the SQLite database in this file."""
+    return f"sqlite:///{path.resolve()}"
+
+
+def database_of(gallery: Gallery, folder: Path, cache: Path) -> str:
+    """A copy, in `folder`, of the database with these products; made once for each size. Returns its URL."""
+    made = cache / f"catalogue-{gallery.source}-{len(gallery.rows)}-{head()}.db"
+    if not made.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        part = made.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        database = Database(sqlite_url(part))
+        upgrade(database)
+        fill(database, gallery)
+        database.close()
+        part.rename(made)
+    shutil.copy(made, folder / "catalogue.db")
+    return sqlite_url(folder / "catalogue.db")
+
+
+def fill(database: Database, gallery: Gallery) -> None:
+    """Add the products, 5,000 in a transaction, under a model version of their own."""
+    digest = hashlib.sha256(gallery.source.encode()).hexdigest()
+    dimension = gallery.rows.shape[1]
+    with database.writing() as session:
+        models.register(session, digest, f"benchmark ({gallery.source})", dimension, {})
+    for start in range(0, len(gallery.rows), BLOCK):
+        stop = start + BLOCK
+        numbers = range(len(gallery.rows))[start:stop]
+        put(
+            database, list(numbers), gallery.rows[start:stop], gallery.labels[start:stop], version=1
+        )
+
+
+def put(
+    database: Database,
+    numbers: list[int],
+    rows: Vectors,
+    labels: NDArray[np.int64],
+    version: int,
+) -> int | None:
+    """Give products these vectors, in one transaction, as an embed worker would; the revision."""
+    blobs = [row.astype("<f4").tobytes() for row in rows]
+    digests = [hashlib.sha256(blob).digest() for blob in blobs]
+    changes = [
+        ImageChange(product_id(number), "main", digest, "benchmark", f"class {label}", {}, version)
+        for number, digest, label in zip(numbers, digests, labels.tolist(), strict=True)
+    ]
+    with database.writing() as session:
+        model = models.active(session)
+        assert model is not None
+        embeddings = [
+            NewEmbedding(digest, model.dimension, blob)
+            for digest, blob in zip(digests, blobs, strict=True)
+        ]
+        catalogue.add_embeddings(session, model.pk, embeddings)
+        return catalogue.apply(session, changes, []).revision
+
+
+# -- truth ----------------------------------------------------------------------------------------
+
+
+def exact(rows: Vectors, asked: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """The `limit` nearest other products of each product asked about, by brute force: int64 [m, limit]."""
+    scores = rows[asked] @ rows.T
+    scores[np.arange(len(asked)), asked] = -np.inf
+    return np.argpartition(-scores, limit, axis=1)[:, :limit]
+
+
+def recall(rows: Vectors, asked: NDArray[np.int64], answers: list[list[int]], limit: int) -> float:
+    """Share of the true `limit` nearest that the answers hold."""
+    truth = exact(rows, asked, limit)
+    found = [len(set(true) & set(said)) for true, said in zip(truth.tolist(), answers, strict=True)]
+    return sum(found) / (limit * len(answers))

@@ -1,0 +1,266 @@
+"""Pictures a second through the queue into SQL, beside the bare loop that decodes and runs the network."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from redis import Redis
+from sqlalchemy.orm import Session
+
+from db.queries import models
+from db.session import Database
+from producer.client import Producer
+from producer.ids import new_id
+from producer.ledger import Ledger
+from producer.messages import IngestChunk
+from producer.rows import Row
+from tests.benchmarks import catalogue, pictures, service
+from tests.benchmarks.report import Report, arguments, workspace
+from worker.embedder import Embedder
+from worker.images.decode import decode
+from worker.ingest import Ingester
+from worker.roles import Role
+
+TITLE = "Pictures through the queue beside the bare loop"
+AS_FAST_AS_BARE = 0.85
+PLAIN, BY_HAND, QUEUE = "bare loop: decode, then model", "bare loop, pipelined by hand", "queue"
+GLANCE = 0.01
+"""Seconds between two looks at the ledger."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def plain_loop(embedder: Embedder, paths: Sequence[Path], batch: int) -> None:
+    """Decode a batch, run the network on it, and so on. No thumbnails, no digests, nothing kept."""
+    spec = embedder.config.decode_spec(thumbnail=0)
+    for part in _batches(paths, batch):
+        pixels = [decode(path.read_bytes(), spec).pixels for path in part]
+        embedder.network.embed(np.stack(pixels))
+
+
+def by_hand(embedder: Embedder, paths: Sequence[Path], batch: int) -> None:
+    """The same, with child processes decoding the next batch while the network runs on this one."""
+
+    def decoded(part: Sequence[Path]) -> NDArray[np.uint8]:
+        results = embedder.decode_many([path.read_bytes() for path in part])
+        return np.stack([each.pixels for each in results if not isinstance(each, Exception)])
+
+    with ThreadPoolExecutor(1) as ahead:
+        parts = [ahead.submit(decoded, part) for part in _batches(paths, batch)]
+        for part in parts:
+            embedder.network.embed(part.result())
+
+
+def through_queue(shop: Producer, paths: Sequence[Path]) -> None:
+    """Add the pictures and wait until the last one's transaction is committed."""
+    receipts = shop.add_many(_rows(paths))
+    while shop.backlog():
+        time.sleep(GLANCE)
+    outcome = shop.wait_for(receipts, timeout=60)
+    if outcome.failures or outcome.applied != len(paths):
+        raise RuntimeError(
+            f"{outcome.applied} of {len(paths)} were applied: {outcome.failures[:3]}"
+        )
+
+
+def _rows(paths: Sequence[Path]) -> Iterator[Row]:
+    return (Row(f"{path.parent.name}-{path.stem}", path) for path in paths)
+
+
+def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    return (paths[start : start + size] for start in range(0, len(paths), size))
+
+
+# -- where the time goes --------------------------------------------------------------------------
+
+
+class Stopwatch:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of a block."""
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - begun
+
+    def of(self, name: str, work: Callable[P, T]) -> Callable[P, T]:
+        """The same function, its time counted."""
+
+        def timed(*args: P.args, **kwargs: P.kwargs) -> T:
+            with self.stage(name):
+                return work(*args, **kwargs)
+
+        return timed
+
+
+class TimedDatabase(Database):
+    """A database whose writing transactions are counted, commits included."""
+
+    def __init__(self, url: str, watch: Stopwatch) -> None:
+        super().__init__(url)
+        self._watch = watch
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A session that commits when the block ends."""
+        with self._watch.stage("write and commit"), super().writing() as session:
+            yield session
+
+
+def stages(
+    embedder: Embedder, redis: Redis, folder: Path, paths: Sequence[Path], chunk: int
+) -> dict[str, float]:
+    """Milliseconds a picture in each stage, one chunk at a time and nothing else running."""
+    watch = Stopwatch()
+    url = catalogue.sqlite_url(folder / "stages.db")
+    service.migrated(url).close()
+    database = TimedDatabase(url, watch)
+    config = embedder.config
+    with database.writing() as session:
+        model = models.register(session, config.digest, config.name, config.dimension, {})
+    watch.seconds.clear()
+    with ThreadPoolExecutor(1) as executor:
+        ingester = Ingester(
+            database=database,
+            ledger=Ledger(redis),
+            model_version_pk=model.pk,
+            fetch=watch.of("fetch", embedder.fetch),
+            decode_many=watch.of("decode and thumbnail, in the children", embedder.decode_many),
+            embed=watch.of("network", embedder.embed),
+            executor=executor,
+        )
+        begun = time.perf_counter()
+        for part in _batches(paths, chunk):
+            ingester.ingest(_chunk(part))
+        total = time.perf_counter() - begun
+    database.close()
+    watch.seconds["the rest: digests, ledger, objects"] = total - sum(watch.seconds.values())
+    return {name: seconds * 1000 / len(paths) for name, seconds in watch.seconds.items()}
+
+
+def _chunk(paths: Sequence[Path]) -> IngestChunk:
+    items = tuple(row.item(version=1)[0] for row in _rows(paths))
+    return IngestChunk(id=new_id(), accepted_at=time.time(), items=items)
+
+
+# -- the comparison -------------------------------------------------------------------------------
+
+
+def compare(
+    ways: dict[str, Callable[[Sequence[Path]], object]],
+    made: Sequence[bytes],
+    folder: Path,
+    repeats: int,
+) -> dict[str, list[float]]:
+    """Pictures a second of each way, on new copies of the pictures each time, by turns first."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for name in names:
+        ways[name](pictures.write(made[:64], folder / f"warm-{names.index(name)}"))
+    for repeat in range(repeats):
+        paths = pictures.write(made, folder / f"repeat-{repeat}")
+        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+            begun = time.perf_counter()
+            ways[name](paths)
+            rates[name].append(len(paths) / (time.perf_counter() - begun))
+    return rates
+
+
+def measure(report: Report, folder: Path, count: int, repeats: int) -> None:
+    """Start a server and one embed worker; compare; then take the work apart."""
+    made, described = pictures.jpegs(count, folder / "sample")
+    report.note(described)
+    url = catalogue.sqlite_url(folder / "catalogue.db")
+    service.migrated(url).close()
+    with service.server(folder, url) as plain:
+        settings = plain.with_(image_roots=(folder,))
+        with (
+            Redis.from_url(settings.redis_url.get_secret_value()) as redis,
+            Embedder(settings, redis) as embedder,
+            Producer(settings) as shop,
+        ):
+            report.note(
+                f"{embedder.config.name} on {embedder.network.device}, {embedder.network.precision}."
+            )
+            batch = settings.max_batch
+            with service.worker(settings, Role.EMBED):
+                rates = compare(
+                    {
+                        PLAIN: lambda paths: plain_loop(embedder, paths, batch),
+                        BY_HAND: lambda paths: by_hand(embedder, paths, batch),
+                        QUEUE: lambda paths: through_queue(shop, paths),
+                    },
+                    made,
+                    folder / "pictures",
+                    repeats,
+                )
+            _report_rates(report, rates)
+            paths = pictures.write(made, folder / "stages")
+            with Redis.from_url(settings.redis_url.get_secret_value()) as client:
+                _report_stages(
+                    report,
+                    stages(embedder, client, folder, paths, settings.chunk_size),
+                    shop,
+                    paths,
+                )
+
+
+def _report_rates(report: Report, rates: dict[str, list[float]]) -> None:
+    for name, each in rates.items():
+        report.add(name, statistics.median(each), "images/s")
+        report.add(f"{name}: slowest, of {len(each)}", min(each), "images/s")
+    queue = statistics.median(rates[QUEUE])
+    report.add(
+        "queue / bare loop", queue / statistics.median(rates[PLAIN]), "x", at_least=AS_FAST_AS_BARE
+    )
+    report.add("queue / pipelined by hand", queue / statistics.median(rates[BY_HAND]), "x")
+    report.note(
+        "Queue: Producer.add_many to the last commit in SQLite, thumbnails included. All three: the same network, "
+        "size, precision, threads and files."
+    )
+
+
+def _report_stages(
+    report: Report, spent: dict[str, float], shop: Producer, paths: Sequence[Path]
+) -> None:
+    begun = time.perf_counter()
+    shop.add_many(_rows(paths), when_full="raise")  # nobody consumes it any more
+    accepted = (time.perf_counter() - begun) * 1000 / len(paths)
+    report.add("a picture's time: accepted by the producer", accepted, "ms")
+    for name, milliseconds in spent.items():
+        report.add(f"a picture's time: {name}", milliseconds, "ms")
+    report.note(
+        "A picture's time: wall time in each stage, one chunk at a time and nothing overlapped."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = arguments(TITLE)
+    parser.add_argument("--count", type=int, default=1024, help="pictures")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args(argv)
+    count, repeats = (96, 1) if options.quick else (options.count, options.repeats)
+    report = Report("ingest", TITLE, options.out, options.quick)
+    with workspace(options.out) as folder:
+        measure(report, folder, count, repeats)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""A worker inside the test: takes messages off the real queue and answers as the test says."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import cast
+
+from pydantic import BaseModel
+from redis import Redis
+
+from producer import keys
+from producer.ledger import JOB_TYPES, Ledger
+from producer.mailbox import Mailbox
+from producer.messages import (
+    Answer,
+    AnswerState,
+    AsOf,
+    BatchReply,
+    Failure,
+    Match,
+    Message,
+    Outcome,
+    PictureLookup,
+    ProductLookup,
+    Question,
+    Queue,
+    Reason,
+    Reply,
+    StatusReply,
+    StatusRequest,
+    Thumbnail,
+    ThumbnailReply,
+    ThumbnailRequest,
+)
+
+TYPES: dict[str, type[Message]] = {
+    **JOB_TYPES,
+    **{each.task: each for each in (ProductLookup, PictureLookup, StatusRequest, ThumbnailRequest)},
+}
+TINY_JPEG = b"\xff\xd8\xff\xe0\x00\x02\xff\xc0\x00\x0b\x08\x00\x1c\x00\x1c\x01\x01\x11\x00\xff\xd9"
+
+
+def take(redis: Redis, queue: Queue) -> Message | None:
+    """The oldest message of a queue, parsed as a worker would; None if the queue is empty."""
+    raw = cast("bytes | None", redis.rpop(keys.queue(queue.value)))
+    if raw is None:
+        return None
+    envelope = json.loads(raw)
+    arguments, _, _ = json.loads(base64.b64decode(envelope["body"]))
+    return TYPES[envelope["headers"]["task"]].parse(arguments[0])
+
+
+def take_all(redis: Redis, queue: Queue) -> list[Message]:
+    """Every message of a queue, the oldest first."""
+    return list(iter(lambda: take(redis, queue), None))
+
+
+def match(product_id: str, distance: float = 0.5, **more: object) -> Match:
+    """A match."""
+    return Match.model_validate(
+        {"product_id": product_id, "name": "main", "distance": distance, **more}
+    )
+
+
+def reply(product_id: str | None, matches: Sequence[Match] = ()) -> Reply:
+    """A reply of index generation 3."""
+    return Reply(
+        matches=tuple(matches),
+        product_id=product_id,
+        generation=3,
+        model_version="ab" * 32,
+        as_of=AsOf(revision=12, at=datetime(2026, 1, 2, tzinfo=UTC)),
+        pending=1,
+        path="annoy+overlay",
+    )
+
+
+class FakeWorker:
+    """Knows the products that it was given with their matches; applies every job."""
+
+    def __init__(self, redis: Redis, products: dict[str, list[Match]] | None = None) -> None:
+        self.redis = redis
+        self.products = products or {}
+        self.ledger = Ledger(redis)
+        self.mailbox = Mailbox(redis, 60)
+        self.outcome: Callable[[Message], Outcome] = lambda job: Outcome(
+            applied=len(job.items)  # type: ignore[attr-defined]
+        )
+
+    def step(self) -> bool:
+        """Handle one message of any queue; False if there is none."""
+        for queue in Queue:
+            message = take(self.redis, queue)
+            if message is not None:
+                self._handle(message)
+                return True
+        return False
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Work in a thread while the block runs."""
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                if not self.step():
+                    stop.wait(0.002)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _handle(self, message: Message) -> None:
+        if not isinstance(message, Question):
+            self.ledger.clear(message, self.outcome(message))  # type: ignore[arg-type]
+        elif self.mailbox.running(message.id):
+            self.mailbox.post(message.id, self._answer(message))
+
+    def _answer(self, question: Question) -> Answer:
+        if isinstance(question, PictureLookup) and question.image.kind == "bytes":
+            data = cast("bytes", self.redis.get(keys.picture(question.image.key)))
+            if not data.startswith(b"\xff\xd8"):
+                failure = Failure(reason=Reason.UNSUPPORTED_FORMAT, detail="this is no picture")
+                return Answer(state=AnswerState.FAILED, failure=failure)
+        return Answer(state=AnswerState.DONE, reply=self._reply(question).model_dump(mode="json"))
+
+    def _reply(self, question: Question) -> BaseModel:
+        if isinstance(question, ProductLookup):
+            return self._batch(question)
+        if isinstance(question, PictureLookup):
+            return reply(None, [match("by-picture")])
+        if isinstance(question, ThumbnailRequest):
+            jpeg = base64.b64encode(TINY_JPEG).decode()
+            return ThumbnailReply(
+                thumbnails=tuple(
+                    Thumbnail(product_id=product, name=name, jpeg=jpeg)
+                    for product, name in question.images
+                )
+            )
+        return StatusReply(
+            products=len(self.products),
+            images=len(self.products),
+            revision=12,
+            pending=1,
+            model_version="ab" * 32,
+            model_name="a model",
+            generation=None,
+            dead_letters={"not_found": 2},
+        )
+
+    def _batch(self, question: ProductLookup) -> BatchReply:
+        known = [each for each in question.product_ids if each in self.products]
+        return BatchReply(
+            replies=tuple(reply(each, self.products[each][: question.limit]) for each in known),
+            not_found=tuple(each for each in question.product_ids if each not in self.products),
+        )

@@ -1,0 +1,136 @@
+"""Starting, dying, stopping and starting again, without losing what was accepted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from producer import Producer
+from tests.stack import embedded, producer_of, running, save_picture, stack_settings
+from worker import valkey
+from worker.up import Service
+
+WAIT = 90.0
+
+
+def test_what_was_accepted_survives_a_stop_in_the_middle(tmp_path: Path) -> None:
+    settings = stack_settings(tmp_path / "data")
+    rows = [
+        {"product_id": f"p{seed}", "image": save_picture(tmp_path / f"{seed}.jpg", seed)}
+        for seed in range(300)
+    ]
+    with embedded(settings) as first, producer_of(first) as shop:
+        shop.add_many(rows)
+    with embedded(settings) as second, producer_of(second) as shop:
+        wait_until(lambda: shop.backlog() == 0)
+        assert shop.status(timeout=WAIT).products == len(rows)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Service:
+    """Settings of a service that is watched by a thread, as `up` does it."""
+    return Service(stack_settings(tmp_path / "data"), f"redis://127.0.0.1:{valkey.free_port()}/0")
+
+
+def test_a_killed_worker_is_started_again_and_goes_on(watched: Service, tmp_path: Path) -> None:
+    try:
+        watched.start()
+        watcher = threading.Thread(target=watched.watch)
+        watcher.start()
+        with producer_of(watched) as shop:
+            add(shop, "before", save_picture(tmp_path / "1.jpg", 1))
+            killed = {child.name: child.pid for child in watched.children}
+            for pid in killed.values():
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+            add(shop, "after", save_picture(tmp_path / "2.jpg", 2))
+            reply = shop.find_similar("after").result(WAIT)
+            assert [match.product_id for match in reply.matches] == ["before"]
+        assert all(killed[child.name] != child.pid for child in watched.children)
+    finally:
+        watched.stop()
+        watcher.join()
+
+
+def test_children_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    environment = os.environ | stack_settings(tmp_path / "data").environment()
+    up = subprocess.Popen(
+        [sys.executable, "-c", _UP, str(valkey.free_port())],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert up.stdout is not None
+    pids = [int(pid) for pid in up.stdout.readline().split()]
+    assert len(pids) == 6
+    up.kill()
+    up.wait()
+    up.stdout.close()
+    wait_until(lambda: not any(alive(pid) for pid in pids))
+
+
+_UP = """
+import sys, time
+from producer.settings import load
+from worker.settings import WorkerSettings
+from worker.up import Service
+service = Service(load(WorkerSettings), f"redis://127.0.0.1:{sys.argv[1]}/0")
+service.start()
+print(service.server.pid, *[child.pid for child in service.children], flush=True)
+time.sleep(600)
+"""
+
+
+def test_up_stops_on_sigterm_and_says_so(tmp_path: Path) -> None:
+    with running(tmp_path / "other") as other:
+        environment = os.environ | stack_settings(tmp_path / "data").environment()
+        environment["LOOKALIKE_REDIS_URL"] = other.settings.redis_url.get_secret_value()[:-1] + "1"
+        up = subprocess.Popen(
+            [sys.executable, "-m", "worker", "up"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert up.stdout is not None
+        lines = []
+        for line in up.stdout:
+            lines.append(line)
+            if "Ready" in line:
+                up.terminate()
+        assert up.wait(60) == 0
+        up.stdout.close()
+    text = "".join(lines)
+    assert "catalogue" in text
+    assert "Stopped" in text
+
+
+def add(shop: Producer, product: str, path: Path) -> None:
+    """Add and wait until it is applied."""
+    assert shop.add(product, path).wait(WAIT).applied == 1
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that only waits to be reaped does not."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """Look again and again, for as long as a test may take."""
+    deadline = threading.Event()
+    timer = threading.Timer(WAIT, deadline.set)
+    timer.start()
+    try:
+        while not done():
+            assert not deadline.wait(0.05), "it did not happen in time"
+    finally:
+        timer.cancel()

@@ -1,0 +1,1 @@
+"""The service: embeds pictures, keeps the index, answers lookups."""

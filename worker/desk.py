@@ -1,0 +1,62 @@
+"""Answer questions in their mailboxes, whatever happens while answering (invariant 4)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from db.errors import DatabaseUnavailable
+from producer.mailbox import Mailbox
+from producer.messages import Answer, AnswerState, Failure, Question, Reason
+from worker.images.errors import ImageError
+
+log = logging.getLogger(__name__)
+
+
+class Unanswerable(Exception):
+    """A question that has no reply, for a reason that its asker should read."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where questions are answered: never twice, never late, and never with an exception on the wire."""
+
+    mailbox: Mailbox
+    clock: Callable[[], float] = time.time
+
+    def answer(self, question: Question, work: Callable[[], BaseModel]) -> None:
+        """Run `work` and post its reply, or why there is none."""
+        if self.clock() > question.expires_at:
+            self.mailbox.post(question.id, Answer(state=AnswerState.EXPIRED))
+        elif self.mailbox.running(question.id):
+            self.mailbox.post(question.id, _answer(question, work))
+
+
+def _answer(question: Question, work: Callable[[], BaseModel]) -> Answer:
+    try:
+        return Answer(state=AnswerState.DONE, reply=work().model_dump(mode="json"))
+    except (Unanswerable, ImageError) as error:
+        return _failed(error.reason, error.detail)
+    except DatabaseUnavailable as error:
+        log.warning("question %s: %s", question.id, error)
+        return _failed(
+            Reason.UNAVAILABLE, "the catalogue cannot be reached at the moment; ask again"
+        )
+    except Exception:
+        log.exception("question %s failed", question.id)
+        return _failed(
+            Reason.INTERNAL, f"the worker failed; its log names the question {question.id}"
+        )
+
+
+def _failed(reason: Reason, detail: str) -> Answer:
+    return Answer(state=AnswerState.FAILED, failure=Failure(reason=reason, detail=detail))

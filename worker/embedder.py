@@ -1,0 +1,91 @@
+"""From a reference to a picture to its vector: the parts of an embedding worker, opened and closed together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from redis import Redis
+
+from producer.messages import ImageRef, Reason
+from worker.embedding import library
+from worker.embedding.batcher import MicroBatcher
+from worker.embedding.network import Network
+from worker.images.decode import Decoded
+from worker.images.errors import ImageError
+from worker.images.fetch import Fetcher, FetchPolicy
+from worker.images.pool import DecoderPool
+from worker.ingest import NO_VECTOR
+from worker.settings import WorkerSettings
+
+MAX_DECODERS = 8
+
+
+class Embedder:
+    """One network on one device, with the decoders that feed it. Its methods may be called from any thread.
+
+    Opening raises ModelError when the model cannot be loaded.
+    """
+
+    def __init__(self, settings: WorkerSettings, redis: Redis) -> None:
+        source = library.resolve(settings.model)
+        self.config = source.config
+        self._spec = source.config.decode_spec()
+        with ExitStack() as opening:
+            policy = FetchPolicy(
+                roots=settings.roots, hosts=settings.image_hosts, timeout=settings.fetch_timeout
+            )
+            self._fetcher = opening.enter_context(Fetcher(policy, redis))
+            self._decoders = opening.enter_context(
+                DecoderPool(
+                    settings.decoders or min(os.cpu_count() or 1, MAX_DECODERS),
+                    timeout=settings.decode_timeout,
+                )
+            )
+            self.network = Network.load(
+                source, device=settings.device, threads=settings.model_threads or None
+            )
+            self._batcher = opening.enter_context(
+                MicroBatcher(self.network.embed, max_batch=settings.max_batch)
+            )
+            self._open = opening.pop_all()
+        self.fetch = self._fetcher.fetch
+
+    def decode_many(self, pictures: Sequence[bytes]) -> list[Decoded | ImageError]:
+        """Decode for this network, in order; a bad picture is an ImageError in its place."""
+        return self._decoders.decode_many(pictures, self._spec)
+
+    def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed uint8 [n, size, size, 3], in batches shared with whoever else is waiting.
+
+        Gives unit rows float32 [n, d]; a row without a direction is NaN.
+        """
+        return self._batcher.embed(pixels)
+
+    def embed_picture(self, image: ImageRef) -> NDArray[np.float32]:
+        """Fetch, decode and embed one picture: float32 [d], unit length; raises ImageError."""
+        decoded = self._decoders.decode(self.fetch(image).data, self._spec)
+        vector: NDArray[np.float32] = self.embed(decoded.pixels[np.newaxis])[0]
+        if not np.isfinite(vector).all():
+            raise ImageError(Reason.BAD_VECTOR, NO_VECTOR)
+        return vector
+
+    def close(self) -> None:
+        """Finish what is queued, then end the children."""
+        self._open.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Embeddings: which model, the network itself, and the batcher that feeds it."""

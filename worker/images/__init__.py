@@ -1,0 +1,1 @@
+"""Pictures: fetched within bounds, decoded in children that can be killed."""

@@ -1,0 +1,239 @@
+"""What each role of worker does with each message: the one place where the parts are put together.
+
+Only the roles that embed import the network, when they start; a search worker never loads torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery import Celery
+from redis import Redis
+
+from db.errors import DatabaseUnavailable
+from db.queries import models
+from db.queries.models import ModelVersion
+from db.session import Database
+from producer.broker import send
+from producer.ledger import Ledger
+from producer.mailbox import Mailbox
+from producer.messages import (
+    BatchReply,
+    IngestChunk,
+    Job,
+    Message,
+    PictureLookup,
+    ProductLookup,
+    Queue,
+    Reason,
+    Reindex,
+    RemoveChunk,
+    Reply,
+    StatusRequest,
+    SweepLedger,
+    ThumbnailRequest,
+    WatchIndex,
+)
+from worker.app import WATCH_EVERY
+from worker.desk import Desk, Unanswerable
+from worker.errors import StartError
+from worker.index.follower import Follower
+from worker.index.rebuild import BuildSettings, RebuildLimits, due, read_state, rebuild
+from worker.ingest import Ingester, remove
+from worker.lookup import Answerer, WrongModel
+from worker.settings import WorkerSettings
+from worker.status import status
+from worker.sweep import sweep
+from worker.thumbnails import thumbnails
+
+if TYPE_CHECKING:
+    from worker.embedder import Embedder
+
+log = logging.getLogger(__name__)
+
+Handlers = Mapping[type[Message], Callable[[Any], object]]
+FETCH_THREADS = 16
+J = TypeVar("J", bound=Job)
+
+
+class Role(StrEnum):
+    """What a worker process is for."""
+
+    EMBED = "embed"
+    QUERY = "query"
+    SEARCH = "search"
+    INDEX = "index"
+
+
+@dataclass(frozen=True)
+class Process:
+    """What every worker process has. What a role opens is closed by `closing`, last opened first."""
+
+    settings: WorkerSettings
+    app: Celery
+    redis: Redis
+    database: Database
+    closing: ExitStack
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is accepted and not yet applied."""
+        return Ledger(self.redis)
+
+    @property
+    def desk(self) -> Desk:
+        """Where questions are answered."""
+        return Desk(Mailbox(self.redis, self.settings.lookup_ttl))
+
+
+@dataclass(frozen=True)
+class Duty:
+    """The queues of a role, most urgent first, how many messages it works on at once, and its handlers."""
+
+    queues: tuple[Queue, ...]
+    threads: int
+    start: Callable[[Process], Handlers]
+
+
+def _embed(process: Process) -> Handlers:
+    embedder, model = _open_embedder(process)
+    executor = process.closing.enter_context(ThreadPoolExecutor(FETCH_THREADS, "fetch"))
+    ingester = Ingester(
+        database=process.database,
+        ledger=process.ledger,
+        model_version_pk=model.pk,
+        fetch=embedder.fetch,
+        decode_many=embedder.decode_many,
+        embed=embedder.embed,
+        executor=executor,
+    )
+    return {IngestChunk: lambda chunk: _apply(chunk, ingester.ingest)}
+
+
+def _query(process: Process) -> Handlers:
+    embedder, _ = _open_embedder(process)
+    answerer = _answerer(process)
+    desk = process.desk
+
+    def answer(question: PictureLookup) -> Reply:
+        vector = embedder.embed_picture(question.image)
+        try:
+            return answerer.by_vector(
+                vector, embedder.config.digest, question.limit, question.where
+            )
+        except WrongModel as error:
+            raise Unanswerable(Reason.UNAVAILABLE, str(error)) from error
+
+    return {PictureLookup: lambda question: desk.answer(question, lambda: answer(question))}
+
+
+def _search(process: Process) -> Handlers:
+    answerer = _answerer(process)
+    desk = process.desk
+
+    def answer(question: ProductLookup) -> BatchReply:
+        return answerer.by_products(question)
+
+    return {ProductLookup: lambda question: desk.answer(question, lambda: answer(question))}
+
+
+def _index(process: Process) -> Handlers:
+    database, redis, app = process.database, process.redis, process.app
+    desk, ledger = process.desk, process.ledger
+    return {
+        RemoveChunk: lambda chunk: _apply(chunk, lambda job: remove(database, ledger, job)),
+        StatusRequest: lambda question: desk.answer(question, lambda: status(database, redis)),
+        ThumbnailRequest: lambda question: desk.answer(
+            question, lambda: thumbnails(database, question.images)
+        ),
+        WatchIndex: lambda _: _watch_index(process),
+        Reindex: lambda message: _reindex(process, message),
+        SweepLedger: lambda _: sweep(ledger, lambda job: send(app, job)),
+    }
+
+
+DUTIES: Mapping[Role, Duty] = {
+    Role.EMBED: Duty((Queue.INGEST,), 3, _embed),
+    Role.QUERY: Duty((Queue.QUERY,), 8, _query),
+    Role.SEARCH: Duty((Queue.LOOKUP,), 2, _search),
+    Role.INDEX: Duty((Queue.CONTROL, Queue.INDEX), 3, _index),
+}
+
+
+def build_settings(settings: WorkerSettings) -> BuildSettings:
+    """How this service builds its generations."""
+    trees = settings.trees
+    return BuildSettings(
+        trees=30 if trees == "categories" else trees,
+        trees_per_category=trees == "categories",
+        search_k=settings.search_k,
+        reduce_to=settings.reduce_to,
+        rerank=settings.rerank,
+        keep=settings.keep_generations,
+    )
+
+
+def _open_embedder(process: Process) -> tuple[Embedder, ModelVersion]:
+    from worker.embedder import Embedder
+
+    embedder = process.closing.enter_context(Embedder(process.settings, process.redis))
+    config = embedder.config
+    with process.database.writing() as session:
+        model = models.register(
+            session,
+            digest=config.digest,
+            name=config.name,
+            dimension=config.dimension,
+            config=config.model_dump(mode="json"),
+        )
+        active = models.active(session)
+    if active is None or active.digest != model.digest:
+        raise StartError(
+            f"LOOKALIKE_MODEL is {config.name} ({config.digest[:12]}), but the catalogue's vectors are by "
+            f"{active.name if active else 'no model'} ({active.digest[:12] if active else '-'}): "
+            "set LOOKALIKE_MODEL to that one, or use another LOOKALIKE_DATABASE_URL"
+        )
+    log.info("%s on %s", config.name, embedder.network.device)
+    return embedder, model
+
+
+def _answerer(process: Process) -> Answerer:
+    follower = Follower(process.database, process.settings.data_dir)
+    follower.start()
+    process.closing.callback(follower.stop)
+    return Answerer(process.database, follower)
+
+
+def _apply(job: J, work: Callable[[J], object]) -> None:
+    """Do the job; what the database refuses stays in the ledger."""
+    try:
+        work(job)
+    except DatabaseUnavailable as error:
+        log.warning("job %s stays in the ledger and will be sent again: %s", job.id, error)
+
+
+def _watch_index(process: Process) -> None:
+    limits = RebuildLimits(
+        max_age=timedelta(seconds=process.settings.rebuild_every),
+        max_pending=process.settings.rebuild_after_changes,
+    )
+    reason = due(read_state(process.database), limits, datetime.now(UTC))
+    if reason:
+        send(process.app, Reindex(reason=reason), expires=WATCH_EVERY)
+
+
+def _reindex(process: Process, message: Reindex) -> None:
+    log.info("rebuilding the index: %s", message.reason)
+    settings = process.settings
+    built = rebuild(process.database, settings.data_dir, build_settings(settings))
+    if built is None:
+        log.info("not rebuilt: a rebuild is running, or nothing was ever added")
+    else:
+        log.info("%s", built)

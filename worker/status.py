@@ -1,0 +1,42 @@
+"""What `lookalike status` shows of the catalogue and the index."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from redis import Redis
+
+from db.queries import catalogue, dead_letters, generations, models
+from db.session import Database
+from producer.messages import GenerationStatus, StatusReply, WorkerStatus
+from worker.heartbeat import beating
+
+
+def status(database: Database, redis: Redis) -> StatusReply:
+    """Read the state of the catalogue in one snapshot, and who is at work."""
+    workers = sorted(beating(redis), key=lambda worker: (worker.role, worker.host, worker.pid))
+    with database.reading() as session:
+        counts = catalogue.count(session)
+        head = catalogue.head(session)
+        generation = generations.current(session)
+        model = models.active(session)
+        since = generation.revision if generation else 0
+        return StatusReply(
+            products=counts.products,
+            images=counts.images,
+            revision=head.revision,
+            pending=catalogue.count_changes_since(session, since),
+            model_version=model.digest if model else None,
+            model_name=model.name if model else None,
+            generation=GenerationStatus(
+                number=generation.number,
+                revision=generation.revision,
+                images=generation.images,
+                built_at=generation.created_at,
+                recall=generation.recall,
+            )
+            if generation
+            else None,
+            dead_letters=dead_letters.count_by_reason(session),
+            workers=tuple(WorkerStatus(**asdict(worker)) for worker in workers),
+        )

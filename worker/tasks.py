@@ -1,0 +1,72 @@
+"""The Celery tasks: parse the message, give it to its handler. Nothing imports this module but Celery."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from producer.messages import (
+    IngestChunk,
+    PictureLookup,
+    ProductLookup,
+    Reindex,
+    RemoveChunk,
+    StatusRequest,
+    SweepLedger,
+    ThumbnailRequest,
+    WatchIndex,
+)
+from worker.process import handle
+
+
+@shared_task(name=IngestChunk.task)
+def ingest(body: object) -> None:
+    """Make a chunk of pictures searchable."""
+    handle(IngestChunk, body)
+
+
+@shared_task(name=RemoveChunk.task)
+def remove(body: object) -> None:
+    """Take products out."""
+    handle(RemoveChunk, body)
+
+
+@shared_task(name=ProductLookup.task)
+def lookup(body: object) -> None:
+    """Answer a lookup by products."""
+    handle(ProductLookup, body)
+
+
+@shared_task(name=PictureLookup.task)
+def query(body: object) -> None:
+    """Answer a lookup by picture."""
+    handle(PictureLookup, body)
+
+
+@shared_task(name=StatusRequest.task)
+def status(body: object) -> None:
+    """Say how the service is."""
+    handle(StatusRequest, body)
+
+
+@shared_task(name=ThumbnailRequest.task)
+def thumbnails(body: object) -> None:
+    """Give small pictures of products."""
+    handle(ThumbnailRequest, body)
+
+
+@shared_task(name=WatchIndex.task)
+def watch_index(body: object) -> None:
+    """Ask for a rebuild when one is due."""
+    handle(WatchIndex, body)
+
+
+@shared_task(name=Reindex.task, acks_late=False)
+def reindex(body: object) -> None:
+    """Rebuild the index. Acknowledged at once: it outlasts the visibility timeout, and its lease guards it."""
+    handle(Reindex, body)
+
+
+@shared_task(name=SweepLedger.task)
+def sweep_ledger(body: object) -> None:
+    """Send again what is overdue."""
+    handle(SweepLedger, body)

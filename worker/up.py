@@ -1,0 +1,212 @@
+"""The whole service on one machine: starts every process, keeps it running, and stops all of them together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import SecretStr
+from redis import Redis
+from redis.exceptions import RedisError
+
+from db.session import Database
+from migrations import upgrade
+from producer.settings import DEFAULT_REDIS_URL, ProducerSettings
+from worker import valkey
+from worker.errors import StartError
+from worker.heartbeat import beating
+from worker.roles import Role
+from worker.settings import WorkerSettings
+from worker.tether import PARENT
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT = 120.0
+BEAT = "beat"
+RESTART_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds before a process that died is started again; doubled each time that it lived short."""
+SHORT_LIFE = 60.0
+
+
+@dataclass
+class Child:
+    """A process of the service, started again when it dies."""
+
+    name: str
+    command: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    pause: float = RESTART_PAUSE
+    due: float | None = None
+    """When to start it again, on the monotonic clock, while it is dead."""
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Start it in a session of its own: a Ctrl-C on the terminal is for the one that stops it."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.started = time.monotonic()
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self.process.pid if self.process and self.process.poll() is None else None
+
+    def last_words(self, lines: int = 15) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@dataclass
+class Service:
+    """A running service: its settings, as the processes have them, and the processes."""
+
+    settings: WorkerSettings
+    embedded_url: str = DEFAULT_REDIS_URL
+    """Where the service's own server listens, when the settings name none."""
+    children: list[Child] = field(default_factory=list)
+    server: subprocess.Popen[bytes] | None = None
+    _stopping: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def producer_settings(self) -> ProducerSettings:
+        """What a Producer needs to talk to this service."""
+        return ProducerSettings(redis_url=self.settings.redis_url)
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the processes' logs."""
+        return self.settings.data_dir / "logs"
+
+    def start(self, on_ready: Callable[[str], None] | None = None) -> None:
+        """Start everything and wait until every worker consumes; StartError with its log's end if one dies."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        if self.settings.embedded_redis:
+            self._start_server()
+        database = Database(self.settings.database)
+        try:
+            upgrade(database)
+        finally:
+            database.close()
+        environment = os.environ | self.settings.environment() | {PARENT: str(os.getpid())}
+        for name in [*Role, BEAT]:
+            child = Child(
+                name, [sys.executable, "-m", "worker", "run", name], self.logs / f"{name}.log"
+            )
+            self.children.append(child)
+            child.start(environment)
+        self._wait_ready(on_ready or (lambda _: None))
+
+    def _start_server(self) -> None:
+        url = self.embedded_url
+        self.server = valkey.start(url, self.settings.data_dir / "valkey", self.logs / "valkey.log")
+        self.settings = self.settings.with_(redis_url=SecretStr(url))
+
+    def _wait_ready(self, on_ready: Callable[[str], None]) -> None:
+        waiting = {child.name for child in self.children}
+        deadline = time.monotonic() + START_TIMEOUT
+        with Redis.from_url(self.settings.redis_url.get_secret_value()) as client:
+            while waiting:
+                for child in self.children:
+                    if child.pid is None:
+                        raise StartError(f"{child.name} did not start:\n{child.last_words()}")
+                    if child.name in waiting and child.pid in _pids(client, child.name):
+                        waiting.discard(child.name)
+                        on_ready(child.name)
+                if time.monotonic() > deadline:
+                    raise StartError(f"not ready after {START_TIMEOUT:.0f} s: {sorted(waiting)}")
+                self._stopping.wait(0.1)
+
+    def watch(self) -> None:
+        """Start again what dies, until `stop_soon`."""
+        environment = os.environ | self.settings.environment() | {PARENT: str(os.getpid())}
+        while not self._stopping.wait(0.5):
+            if self.server is not None and self.server.poll() is not None:
+                raise StartError(f"the embedded server died; {self.logs / 'valkey.log'} says why")
+            for child in self.children:
+                if child.pid is None:
+                    self._restart(child, environment)
+
+    def _restart(self, child: Child, environment: Mapping[str, str]) -> None:
+        now = time.monotonic()
+        if child.due is None:
+            short = now - child.started < SHORT_LIFE
+            child.pause = min(child.pause * 2, LONGEST_PAUSE) if short else RESTART_PAUSE
+            child.due = now + child.pause
+            code = child.process.returncode if child.process else None
+            log.warning(
+                "%s died (exit code %s; %s); starting it again in %.0f s",
+                child.name,
+                code,
+                child.log,
+                child.pause,
+            )
+        elif now >= child.due:
+            child.due = None
+            child.start(environment)
+
+    def stop_soon(self, *_: object) -> None:
+        """Make `watch` return; safe to call from a signal handler."""
+        self._stopping.set()
+
+    def stop(self) -> None:
+        """Stop everything, the server last: beat first, then the workers once they finished what they do."""
+        self._stopping.set()
+        running = [child.process for child in self.children if child.process is not None]
+        _stop(running, self.settings.grace)
+        if self.server is not None:
+            _stop([self.server], self.settings.grace)
+
+
+def _stop(processes: list[subprocess.Popen[bytes]], grace: float) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    for process in processes:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.warning("process %d did not stop in %.0f s: killed", process.pid, grace)
+            process.kill()
+            process.wait()
+
+
+def _pids(client: Redis, role: str) -> set[int]:
+    try:
+        return {worker.pid for worker in beating(client, role)}
+    except RedisError as error:
+        log.warning("Redis does not answer: %s", error)
+        return set()
+
+
+@contextmanager
+def service(
+    settings: WorkerSettings,
+    on_ready: Callable[[str], None] | None = None,
+    *,
+    embedded_url: str = DEFAULT_REDIS_URL,
+) -> Iterator[Service]:
+    """Run the service for the length of a `with` block; stops all of it however the block ends."""
+    running = Service(settings, embedded_url)
+    try:
+        running.start(on_ready)
+        yield running
+    finally:
+        running.stop()
