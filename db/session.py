@@ -65,9 +65,9 @@ class Database:
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
-        """A connection for schema changes: one transaction, and on SQLite no checks of foreign keys,
+        """A connection for schema changes, in one transaction.
 
-        because changing a table there means to copy it, drop it, and rename the copy.
+        SQLite checks no foreign keys in it: to change a table there is to copy, drop and rename it.
         """
         engine = _engine(self._url, "migrating")
         try:
@@ -98,6 +98,7 @@ def _engine(url: URL, mode: Mode) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, mode, options)
     engine = create_engine(url, connect_args={"connect_timeout": _CONNECT_TIMEOUT}, **options)
+    event.listen(engine, "connect", _prefer_indexes)
     if mode == "reading":
         event.listen(engine, "connect", _read_one_snapshot)
     event.listen(engine, "checkin", _note_time)
@@ -106,6 +107,15 @@ def _engine(url: URL, mode: Mode) -> Engine:
 
 
 # -- PostgreSQL -----------------------------------------------------------------------------------
+
+
+def _prefer_indexes(connection: Any, record: Any) -> None:
+    """Price a random read as memory and solid-state disks do.
+
+    By the default, a spinning disk's price, a few hundred products are looked up by reading the whole table.
+    """
+    connection.execute("SET random_page_cost = 1.1")
+    connection.commit()
 
 
 def _read_one_snapshot(connection: Any, record: Any) -> None:
@@ -166,9 +176,9 @@ def _sqlite_engine(url: URL, mode: Mode, options: dict[str, Any]) -> Engine:
 
 
 def _set_pragmas(connection: sqlite3.Connection, mode: Mode) -> None:
+    connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")  # takes effect in a new file only
+    _use_write_ahead_log(connection)
     pragmas = [
-        f"page_size = {_PAGE_SIZE}",  # takes effect in a new file only
-        "journal_mode = WAL",
         "synchronous = FULL",
         f"foreign_keys = {'OFF' if mode == 'migrating' else 'ON'}",
         "journal_size_limit = 67108864",
@@ -177,3 +187,17 @@ def _set_pragmas(connection: sqlite3.Connection, mode: Mode) -> None:
         pragmas.append("query_only = ON")
     for pragma in pragmas:
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Try again while others do the same: this one statement does not wait for a lock, timeout or not."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return

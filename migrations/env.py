@@ -1,6 +1,6 @@
-"""Runs migrations: on the connection that the caller gave, or on the database of `-x url=…`
+"""Runs migrations on the connection that the caller gave.
 
-or LOOKALIKE_DATABASE_URL, for the `alembic` command.
+For the `alembic` command, which gives none: on the database of `-x url=…` or LOOKALIKE_DATABASE_URL.
 """
 
 from __future__ import annotations

@@ -132,8 +132,9 @@ class Producer:
         receipts: list[Receipt] = []
         accepted = 0
         for group in _groups(self._chunks(rows)):
-            while group:
-                part, group = self._part(group, room, accepted)
+            waiting = group
+            while waiting:
+                part, waiting = self._part(waiting, room, accepted)
                 receipts += self._send(part, room)
                 accepted += sum(len(chunk.items) for chunk in part)
                 if progress is not None:

@@ -218,14 +218,17 @@ class RedisTransport:
 
 def connect(settings: ProducerSettings) -> Redis:
     """A client of the settings' Redis; nothing is connected yet. Raises SettingsError for a bad address."""
+    url = settings.redis_url.get_secret_value()
+    # A Unix socket refuses the option instead of ignoring it.
+    keepalive = {} if url.startswith("unix://") else {"socket_keepalive": True}
     try:
         return Redis.from_url(
-            settings.redis_url.get_secret_value(),
+            url,
             socket_connect_timeout=3.0,
             socket_timeout=30.0,
-            socket_keepalive=True,
             health_check_interval=25,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+            **keepalive,
         )
     except (ValueError, TypeError) as error:
         raise SettingsError(f"LOOKALIKE_REDIS_URL is not a Redis address: {error}") from None

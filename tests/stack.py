@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from pydantic import SecretStr
 
 from producer import Producer
 from worker import valkey
@@ -25,7 +24,7 @@ def stack_settings(data_dir: Path, **changes: object) -> WorkerSettings:
         "data_dir": data_dir,
         "model": MODEL,
         "image_roots": (data_dir.parent,),
-        "image_hosts": ("127.0.0.1",),
+        "image_hosts": (f"127.0.0.1:{valkey.free_port()}", "*"),
         "grace": 20.0,
     }
     return WorkerSettings(**(values | changes))  # type: ignore[arg-type]

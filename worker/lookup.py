@@ -13,7 +13,7 @@ from db.queries import catalogue
 from db.queries.catalogue import Described, LiveProduct
 from db.session import Database
 from producer.messages import AsOf, BatchReply, Match, ProductLookup, Reply, SearchPath, Where
-from worker.index import filters
+from worker.index import filters, score
 from worker.index.errors import WrongModel
 from worker.index.follower import Follower
 from worker.index.score import Vectors
@@ -162,7 +162,7 @@ def _vectors(search: _Search, image_pks: list[int]) -> tuple[Vectors, Flags]:
         for i in missing:
             blob = stored.get(image_pks[i], b"")
             if len(blob) == 4 * search.view.dimension:
-                vectors[i] = np.frombuffer(blob, dtype="<f4")
+                vectors[i] = score.rounded(np.frombuffer(blob, dtype="<f4"))
                 found[i] = np.isfinite(vectors[i]).all()
     return vectors, found
 

@@ -84,8 +84,8 @@ def send(
     """Add everything, wait for it if asked to, and show what became of it; returns the exit code."""
     receipts: list[Receipt] = []
     tracker = shop.track()
-    with terminal.meter(batch.pictures, waiting=wait) as meter:
-        try:
+    try:
+        with terminal.meter(batch.pictures, waiting=wait) as meter:
             _accept(
                 shop,
                 batch,
@@ -94,15 +94,21 @@ def send(
                 when_full=when_full,
                 meter=meter,
             )
-        except (KeyboardInterrupt, LookalikeError):
-            taken = sum(receipt.items for receipt in receipts)
-            if taken:
-                terminal.warn(f"{taken:,} pictures were accepted before this, and will be applied")
-            raise
-        if wait:
-            tracker.wait(timeout, lambda done: meter(batch.pictures, done))
+            if wait:
+                tracker.wait(timeout, lambda done: meter(batch.pictures, done))
+    except (KeyboardInterrupt, LookalikeError):
+        _say_accepted(terminal, receipts)
+        raise
     _show(terminal, receipts, tracker.outcome if wait else None)
     return 1 if wait and tracker.outcome.failures else 0
+
+
+def _say_accepted(terminal: Terminal, receipts: Sequence[Receipt]) -> None:
+    accepted = sum(receipt.items for receipt in receipts)
+    if accepted:
+        terminal.warn(
+            f"{accepted:,} {_pictures(accepted)} accepted before this; nothing of it is lost"
+        )
 
 
 def _accept(

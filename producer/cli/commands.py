@@ -31,6 +31,8 @@ app = typer.Typer(
 # What typer raises for bad usage; it brings its own copy of click, or not, by its version.
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
 
+INTERRUPTED = 130
+
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and errors as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Write no progress and no notes.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", help="How many matches, 1 to 1000.")]
@@ -269,11 +271,12 @@ def run(arguments: Sequence[str]) -> int:
         report(error, text, 2, as_json=as_json)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("interrupted\n")
-        return 130
+        code = INTERRUPTED
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if code == INTERRUPTED:
+        sys.stderr.write("interrupted\n")
     return code if isinstance(code, int) else 0
 
 

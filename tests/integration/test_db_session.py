@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from sqlalchemy import text
@@ -113,6 +115,21 @@ def test_sqlite_makes_its_folder_and_waits_for_nobody_to_read(tmp_path: Path) ->
         with database.reading() as reader:
             assert reader.execute(text("SELECT 1")).scalar_one() == 1
     database.close()
+
+
+def test_many_may_open_a_new_sqlite_file_at_once(tmp_path: Path) -> None:
+    barrier = Barrier(8)
+
+    def open_and_read(folder: Path) -> None:
+        database = Database(f"sqlite:///{folder}/new.db")
+        barrier.wait()
+        with database.reading() as session:
+            session.execute(text("SELECT 1"))
+        database.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        for attempt in range(5):
+            list(pool.map(open_and_read, [tmp_path / str(attempt)] * 8))
 
 
 def test_a_locked_sqlite_file_is_unavailable(

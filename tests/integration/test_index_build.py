@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -81,7 +83,7 @@ def _question(product_id: str) -> Any:
     return question(product_id)
 
 
-def _rounded(shop: Shop, product_id: str) -> list[tuple[str, float]]:
+def _rounded(shop: Shop, product_id: str) -> list[tuple[str, Any]]:
     return [(p, pytest.approx(d, abs=1e-5)) for p, d in shop.nearest(product_id, 10)]
 
 
@@ -111,6 +113,7 @@ def _kept(database: Database) -> list[generations.Generation]:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 from db.session import Database
 from tests.unit.worker.index.factories import QUICK
 from worker.index.rebuild import Rebuilt, rebuild
@@ -189,8 +192,7 @@ def _recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_written_file_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), real(fd))[1])
+    monkeypatch.setattr(os, "fsync", synced.append)
     durable.write(tmp_path / "a", b"x")
     durable.sync_file(tmp_path / "a")
     durable.sync_folder(tmp_path)
@@ -259,7 +261,7 @@ def test_too_small_a_disk_is_named_before_the_build(
     sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Shop(sqlite_database).fill(40)
-    monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: type("U", (), {"free": 10})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(BuildFailed, match="LOOKALIKE_DATA_DIR"):
         rebuild(sqlite_database, data_dir, QUICK)
 

@@ -123,9 +123,11 @@ def test_a_bad_picture_fails_alone_and_its_reason_is_told(shop: Producer, folder
     assert all(dead.get(reason, 0) >= 1 for reason in failures.values())
 
 
-def test_pictures_by_address(shop: Producer, folder: Path) -> None:
+def test_pictures_by_address(stack: Service, shop: Producer, folder: Path) -> None:
     save_picture(folder / "here.jpg", 61)
-    with web_server(folder) as address:
+    allowed = stack.settings.image_hosts[0]
+    with web_server(folder, int(allowed.split(":")[1])):
+        address = f"http://{allowed}"
         good = shop.add(f"{folder.name}-here", f"{address}/here.jpg?token=secret")
         bad = shop.add(f"{folder.name}-gone", f"{address}/gone.jpg")
         assert good.wait(WAIT).applied == 1
@@ -190,7 +192,7 @@ def test_status_counts_what_is_there(shop: Producer, folder: Path) -> None:
 
 
 @contextmanager
-def web_server(folder: Path) -> Iterator[str]:
+def web_server(folder: Path, port: int) -> Iterator[None]:
     """Serve a folder on loopback."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -200,11 +202,11 @@ def web_server(folder: Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield
     finally:
         server.shutdown()
         thread.join()

@@ -17,18 +17,18 @@ from tests.benchmarks.swap import LIMIT, History, Said
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_lookups_in_four_processes_survive_swaps(tmp_path: Path) -> None:
-    outcome = swap.run(sqlite_url(tmp_path / "catalogue.db"), tmp_path, swaps=8)
+    outcome = swap.run(sqlite_url(tmp_path / "catalogue.db"), tmp_path, swaps=6)
     assert not outcome.errors
     assert not outcome.wrong, outcome.wrong[:3]
-    assert outcome.lookups > 500
+    assert outcome.lookups > 100
     assert {"annoy", "annoy+overlay"} <= set(outcome.paths)
-    assert outcome.growth("files") <= 0
+    assert outcome.growth("mapped") <= 0
     assert outcome.growth("of_generations") <= 0
 
 
 def test_the_judge_notices_an_answer_that_mixes_generations() -> None:
     history = a_history()
-    told = {revision: true for revision, true in history.distances([1, 2])}
+    told = dict(history.distances([1, 2]))
     before, after = answer(history, 1, told[1][0]), answer(history, 2, told[2][0])
     assert swap.judge(before, history, told[1]) is None
     assert swap.judge(after, history, told[2]) is None
@@ -44,7 +44,7 @@ def a_history() -> History:
     return History(rows, 1, moves={2: ([0], moved)}, built_at={1: 1})
 
 
-def answer(history: History, revision: int, true: np.ndarray) -> Said:  # type: ignore[type-arg]
+def answer(history: History, revision: int, true: np.ndarray) -> Said:
     """The true answer for product 0, given its distances to all."""
     nearest = np.argsort(true)[:LIMIT]
     return Said(

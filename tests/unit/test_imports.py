@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "torchvision", "annoy", "sqlalchemy", "numpy", "PIL")
 PRODUCER_NEEDS = "celery, kombu, redis, pydantic, pydantic_settings, typer, rich"
 LIMIT = 0.5
-"""Seconds that `import producer` may take."""
+"""Seconds that `import producer` may take, of processor time: a busy machine must not fail the test."""
 TRIES = 5
 
 
@@ -77,8 +77,8 @@ def test_the_demo_leaves_torch_to_the_workers() -> None:
 
 def test_importing_the_producer_is_quick() -> None:
     code = (
-        "import time; start = time.perf_counter(); import producer; "
-        "print(time.perf_counter() - start)"
+        "import time; start = time.process_time(); import producer; "
+        "print(time.process_time() - start)"
     )
     best = min(float(python(code)) for _ in range(TRIES))
     assert best < LIMIT

@@ -6,8 +6,6 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from producer.client import Producer
 from producer.gallery import Exhibit, render
 from producer.messages import Match
@@ -131,9 +129,7 @@ def _shown(data: bytes) -> bytes:
     if len(data) <= SMALL_FILE:
         return data
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as image:
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        image.convert("RGB").save(buffer, "JPEG", quality=88)
+    poster.fitted(data, THUMBNAIL).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 

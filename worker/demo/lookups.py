@@ -11,7 +11,7 @@ from itertools import chain
 from statistics import fmean
 
 from producer.client import Producer
-from producer.errors import LookalikeError
+from producer.errors import LookalikeError, PictureRejected
 from producer.lookups import Lookup
 from producer.messages import Reply
 from producer.rows import Row
@@ -31,6 +31,14 @@ class Answered:
     """The product that was asked about."""
     reply: Reply
     milliseconds: float
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A picture that cannot be used, and why."""
+
+    about: str
+    detail: str
 
 
 def by_product(
@@ -57,18 +65,17 @@ def ask_by_product(shop: Producer, product_id: str, complaints: Complaints) -> A
 
 def by_picture(
     shop: Producer, rows: Sequence[Row], complaints: Complaints, advance: Advance
-) -> list[Answered]:
+) -> list[Answered | Refused]:
     """Ask what looks like each row's picture, sent as bytes, one at a time."""
-    answered = []
+    answered: list[Answered | Refused] = []
     for number, row in enumerate(rows, start=1):
-        picture = read(row)
-        answer = _ask(
-            row.product_id,
-            partial(shop.find_similar, image=picture, limit=LIMIT),
-            complaints,
-        )
-        if answer is not None:
-            answered.append(answer)
+        question = partial(shop.find_similar, image=read(row), limit=LIMIT)
+        try:
+            answer = _ask(row.product_id, question, complaints)
+        except PictureRejected as error:
+            answered.append(Refused(row.product_id, error.detail))
+        else:
+            answered += [answer] if answer is not None else []
         advance(number)
     return answered
 
@@ -77,6 +84,8 @@ def _ask(about: str, question: Callable[[], Lookup], complaints: Complaints) -> 
     start = time.perf_counter()
     try:
         reply = question().result(TIMEOUT)
+    except PictureRejected:
+        raise
     except LookalikeError as error:
         complaints.add(f"lookup of {about}: {error}")
         return None

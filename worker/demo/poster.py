@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 PAPER, CARD, EDGE = "#f4f2ee", "#ffffff", "#e4e0d8"
 INK, SOFT, FAINT = "#1d1c1a", "#6d6860", "#a49e93"
@@ -155,8 +155,7 @@ def fitted(data: bytes, side: int) -> Image.Image:
 
     Tiny pictures grow by a whole factor without smoothing, so that they look crisp and not blurred.
     """
-    with Image.open(io.BytesIO(data)) as opened:
-        image = opened.convert("RGB")
+    image = upright(data)
     longest = max(image.size)
     if longest * 4 > side:
         factor, method = side / longest, Image.Resampling.LANCZOS
@@ -164,6 +163,16 @@ def fitted(data: bytes, side: int) -> Image.Image:
         factor, method = side // longest, Image.Resampling.NEAREST
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     return image.resize(size, method)
+
+
+def upright(data: bytes) -> Image.Image:
+    """Decode a picture as RGB, turned as its camera was held, and on white where it is transparent."""
+    with Image.open(io.BytesIO(data)) as opened:
+        image = ImageOps.exif_transpose(opened)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    glass = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", glass.size, "white"), glass).convert("RGB")
 
 
 def fitting(text: str, fits: Callable[[str], bool]) -> str:

@@ -14,9 +14,11 @@ from producer.broker import celery_app, send
 from producer.client import Producer
 from producer.errors import LookalikeError
 from producer.messages import Reindex
+from producer.rows import Row
 from producer.settings import ProducerSettings
 from worker.demo import catalogue, exhibition, lookups, swaps
 from worker.demo.complaints import Complaints
+from worker.demo.lookups import Answered, Refused
 from worker.demo.show import Show
 from worker.demo.stage import machine, stage
 from worker.demo.stock import Stock, evenly, own_stock, sample_stock
@@ -25,7 +27,7 @@ from worker.settings import WorkerSettings
 
 LOOKUPS, CHANGES, SWAPS = 200, 10, 2
 SUMMARY, PAGE, POSTER, LOGS = "summary.json", "gallery.html", "gallery.png", "logs"
-COMPLAINTS_SHOWN = 10
+SHOWN = 10
 
 
 def run_demo(
@@ -80,8 +82,12 @@ def _measure(
     with show.bar("Looking up products", len(products)) as advance:
         by_product = lookups.by_product(shop, products, complaints, advance)
     with show.bar("Looking up unseen pictures", len(stock.unseen)) as advance:
-        by_picture = lookups.by_picture(shop, stock.unseen, complaints, advance)
-    changing = evenly(stock.unseen, CHANGES)
+        asked = lookups.by_picture(shop, stock.unseen, complaints, advance)
+    by_picture = [each for each in asked if isinstance(each, Answered)]
+    refused = [Refused(each.product_id, each.detail) for each in added.refused]
+    refused += [each for each in asked if isinstance(each, Refused)]
+    _judge(refused, stock, complaints, show)
+    changing = _changing(stock, by_picture)
     with show.bar("Adding and removing products", len(changing)) as advance:
         changed = catalogue.come_and_go(shop, changing, complaints, advance)
     with show.bar("Swapping the index under lookups", SWAPS) as advance:
@@ -89,6 +95,7 @@ def _measure(
     last = shop.status(lookups.TIMEOUT).generation
     return Measured(
         added=added,
+        refused=len(refused),
         by_product=by_product,
         by_picture=by_picture,
         precision=lookups.precision(stock.unseen, by_picture),
@@ -103,11 +110,25 @@ def _measure(
 def _fill(shop: Producer, stock: Stock, show: Show) -> catalogue.Added:
     with show.bar("Adding pictures", len(stock.rows)) as advance:
         added = catalogue.add(shop, stock.rows, advance)
-    for failure in added.refused[:COMPLAINTS_SHOWN]:
-        show.say(f"  refused: {failure.product_id}: {failure.detail}")
     if added.applied == 0:
-        raise LookalikeError("none of the pictures could be used: nothing to look up")
+        why = f", the first because {added.refused[0].detail}" if added.refused else ""
+        raise LookalikeError(f"none of the pictures could be used{why}")
     return added
+
+
+def _judge(refused: list[Refused], stock: Stock, complaints: Complaints, show: Show) -> None:
+    """A shop's own folder may hold pictures that cannot be used; the sample may not."""
+    for each in refused if stock.sound else ():
+        complaints.add(f"{each.about} was refused: {each.detail}")
+    for each in () if stock.sound else refused[:SHOWN]:
+        show.say(f"  refused: {each.about}: {each.detail}")
+    if not stock.sound and len(refused) > SHOWN:
+        show.say(f"  … and {len(refused) - SHOWN} more")
+
+
+def _changing(stock: Stock, usable: list[Answered]) -> list[Row]:
+    able = {answer.about for answer in usable}
+    return evenly([row for row in stock.unseen if row.product_id in able], CHANGES)
 
 
 def _asked(stock: Stock, added: catalogue.Added) -> list[str]:
@@ -125,7 +146,7 @@ def _rebuilder(settings: ProducerSettings) -> Callable[[], None]:
 def _report(out: Path, summary: Summary, complaints: Complaints, show: Show) -> None:
     show.console.print()
     show.console.print(summary.table())
-    for line in complaints.lines[:COMPLAINTS_SHOWN]:
+    for line in complaints.lines[:SHOWN]:
         show.say(f"  wrong: {line}")
     show.console.print()
     show.say(f"Look at {out / PAGE} or {out / POSTER}; the numbers are in {out / SUMMARY}.")

@@ -29,7 +29,7 @@ class Show:
 
     def say(self, text: str) -> None:
         """One line of plain text."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, text: str, total: int) -> Iterator[Advance]:
@@ -49,7 +49,7 @@ class Show:
             yield lambda done: progress.update(task, completed=done)
 
     def _lines(self, text: str, total: int) -> Advance:
-        shown = -1
+        shown = 0
 
         def advance(done: int) -> None:
             nonlocal shown

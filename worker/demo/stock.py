@@ -26,6 +26,8 @@ class Stock:
     unseen: tuple[Row, ...]
     credit: str = ""
     """Whose pictures these are, to be said beside them."""
+    sound: bool = False
+    """Whether every picture is known to be usable, so that refusing one is an error."""
 
     @property
     def roots(self) -> tuple[Path, ...]:
@@ -50,6 +52,7 @@ def sample_stock(folder: Path) -> Stock:
         rows=tuple(read_rows(unpacked.catalogue)),
         unseen=tuple(read_rows(unpacked.queries)),
         credit="Pictures: Fashion-MNIST, © 2017 Zalando SE, MIT licence",
+        sound=True,
     )
 
 

@@ -25,7 +25,7 @@ class Summary:
     images_per_second: float
     """End to end: from the first picture given to the queue to the last one searchable."""
     refused: int
-    """Pictures that could not be used, each with its reason in the dead letters."""
+    """Pictures that could not be used, neither as products nor to ask with."""
     lookups: int
     """All that were answered."""
     lookup_by_product_ms: Spread
@@ -94,6 +94,7 @@ class Measured:
     """What the steps of a demo gave."""
 
     added: Added
+    refused: int
     by_product: list[Answered]
     by_picture: list[Answered]
     precision: Precision | None
@@ -114,7 +115,7 @@ def summarise(measured: Measured, machine: Machine, complaints: int, seconds: fl
         products=measured.products,
         images=measured.images,
         images_per_second=round(measured.added.applied / measured.added.seconds, 1),
-        refused=len(measured.added.refused),
+        refused=measured.refused,
         lookups=len(by_product) + len(by_picture) + len(swapping),
         lookup_by_product_ms=Spread.of(by_product),
         lookup_by_picture_ms=Spread.of(by_picture),

@@ -90,8 +90,8 @@ class MicroBatcher:
     def submit(self, pixels: Pixels) -> Future[Vectors]:
         """Queue uint8 [n, S, S, 3]; the future gives float32 [n, d] in the same order.
 
-        A row is NaN for a picture on which the network fails alone. When it fails on all of a batch, one by one
-        as well, the fault is not theirs and the future raises it. Waits while `capacity` pictures are queued;
+        A row is NaN for a picture on which the network fails. When it fails on a blank picture as well, no picture
+        is to blame and the future raises its error. Waits while `capacity` pictures are queued;
         raises BatcherClosed after `close`.
         """
         request = _Request(pixels, time.monotonic())
@@ -186,23 +186,18 @@ class MicroBatcher:
         try:
             return self._embed(batch)
         except Exception as error:
-            if len(batch) == 1:
-                raise
             _log.warning("a batch of %d failed and is tried one by one: %r", len(batch), error)
         return self._one_by_one(batch)
 
     def _one_by_one(self, batch: Pixels) -> Vectors:
-        rows: list[Vectors | None] = []
-        failure: Exception | None = None
-        for index in range(len(batch)):
-            try:
-                rows.append(self._embed(batch[index : index + 1]))
-            except Exception as error:
-                failure = error
-                rows.append(None)
-        good = [row for row in rows if row is not None]
-        if not good:
-            assert failure is not None
-            raise failure
-        nothing = np.full_like(good[0], np.nan)
-        return np.concatenate([nothing if row is None else row for row in rows])
+        # Does it fail on nothing but black, too? Then no picture is to blame, and this raises.
+        blank = self._embed(np.zeros_like(batch[:1]))
+        nothing = np.full_like(blank, np.nan)
+        return np.concatenate([self._or(batch[at : at + 1], nothing) for at in range(len(batch))])
+
+    def _or(self, picture: Pixels, nothing: Vectors) -> Vectors:
+        try:
+            return self._embed(picture)
+        except Exception as error:
+            _log.warning("the network failed on one picture: %r", error)
+            return nothing

@@ -84,7 +84,7 @@ def save(
     building = Path(tempfile.mkdtemp(prefix=".model-", dir=directory.parent))
     try:
         save_file(
-            {name: np.ascontiguousarray(each) for name, each in state.items()}, building / WEIGHTS
+            {name: np.asarray(each, order="C") for name, each in state.items()}, building / WEIGHTS
         )
         written = config.model_copy(update={"weights_sha256": _sha256(building / WEIGHTS)})
         # A copy keeps cached properties, the old digest among them: make a fresh one.

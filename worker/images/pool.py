@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import mmap
 import os
@@ -234,7 +235,8 @@ class _Child:
         limit: int,
     ) -> range:
         """Lay pictures into the shared memory and ask for them in one go; return where the pixels will lie."""
-        source, requests = OUTPUT, []
+        source = OUTPUT
+        requests: list[bytes] = []
         for data, target in zip(
             pictures, range(0, OUTPUT - room(spec) + 1, room(spec)), strict=False
         ):
@@ -261,7 +263,11 @@ class _Child:
     def _running(self) -> subprocess.Popen[bytes]:
         process = self._process or self.start()
         if not self._ready:
-            _read(process, len(READY), _START_SECONDS)
+            try:
+                _read(process, len(READY), _START_SECONDS)
+            except (_Died, _Late):
+                self.stop()
+                raise ChildProcessError(errno.ECHILD, "it did not come up") from None
             self._ready = True
         return process
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
@@ -28,6 +29,7 @@ _HEADERS: Final = (
     ("Accept", "image/*"),
     ("Accept-Encoding", "identity"),
 )
+_HOST: Final = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 _RETRYABLE: Final = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -101,7 +103,7 @@ class Web:
             host = target.raw_host.decode("ascii") if target is not None else ""
         except (httpx.InvalidURL, UnicodeError, ValueError):
             target, host = None, ""
-        if target is None or target.scheme not in _PORTS or not host:
+        if target is None or target.scheme not in _PORTS or not _HOST.fullmatch(host):
             raise ImageError(Reason.FETCH_FAILED, "this is not an http(s) address of a picture")
         if not self._rules.allowed(host.lower().rstrip("."), _port(target)):
             raise ImageError(
@@ -181,6 +183,7 @@ def _decompressed(blocks: Iterable[bytes], encoding: bytes) -> Iterator[bytes]:
                 return
     except zlib.error:
         raise ImageError(Reason.CORRUPT_IMAGE, "the answer's compression is broken") from None
+    raise ImageError(Reason.CORRUPT_IMAGE, "the answer's compression is cut off")
 
 
 def _port(url: httpx.URL) -> int:

@@ -30,7 +30,7 @@ class Rotation:
         """Reduce vectors [n, d] to [n, r]."""
         if self.axes.shape[0] == self.axes.shape[1]:
             return vectors
-        reduced: Vectors = (vectors - self.mean) @ self.axes
+        reduced: Vectors = np.matmul(vectors - self.mean, self.axes, dtype=np.float32)
         return reduced
 
     def save(self, path: Path) -> None:

@@ -6,12 +6,11 @@ All work on candidates is on arrays, for many questions at once; no Python runs 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.messages import SearchPath
 from worker.index import score
 from worker.index.annoy_engine import Slots
 from worker.index.generation import Generation
@@ -19,6 +18,10 @@ from worker.index.overlay import OverlayView
 from worker.index.score import Vectors
 from worker.index.slots import Keys
 from worker.index.view import View
+
+if TYPE_CHECKING:
+    # The process that checks a generation must start quickly: without the client's dependencies.
+    from producer.messages import SearchPath
 
 NO_PRODUCT = -1
 EXACT_ROWS = 20_000

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -16,8 +16,9 @@ from PIL import Image
 from producer.messages import Reason
 from tests.unit.worker.images.pictures import encoded, png_header, scene
 from worker.images.decode import DecodeSpec, decode
+from worker.images.decoder import ANSWER
 from worker.images.errors import ImageError
-from worker.images.pool import DecoderPool
+from worker.images.pool import DecoderPool, _read
 
 SPEC = DecodeSpec(64)
 
@@ -122,25 +123,33 @@ def test_a_child_that_was_killed_while_idle_costs_no_picture() -> None:
         assert pool.decode(encoded(scene()), SPEC).width == 120
 
 
-def test_a_picture_that_kills_its_child_twice_is_given_up() -> None:
+def test_a_picture_that_kills_its_child_twice_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+
+    def read(process: subprocess.Popen[bytes], size: int, timeout: float) -> bytes:
+        if size == ANSWER.size and len(killed) < 2:
+            killed.append(process.pid)
+            process.kill()
+        return _read(process, size, timeout)
+
+    monkeypatch.setattr("worker.images.pool._read", read)
     with DecoderPool(1) as pool:
-        pool.decode(encoded(scene()), SPEC)
-        stop = threading.Event()
-
-        def killer() -> None:
-            while not stop.is_set():
-                for pid in pool.pids:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-
-        thread = threading.Thread(target=killer)
-        thread.start()
-        try:
-            assert reason(pool, slow_picture()) is Reason.DECODER_DIED
-        finally:
-            stop.set()
-            thread.join()
+        assert reason(pool, slow_picture()) is Reason.DECODER_DIED
+        assert len(set(killed)) == 2
         assert pool.decode(encoded(scene()), SPEC).width == 120
+
+
+def test_a_child_that_does_not_come_up_is_not_the_pictures_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.images.pool._ROOT", Path("nowhere"))
+    monkeypatch.setattr("sys.executable", "/bin/false")
+
+    with DecoderPool(1) as pool, pytest.raises(ImageError) as caught:
+        pool.decode(encoded(scene()), SPEC)
+
+    assert caught.value.reason is Reason.UNAVAILABLE
+    assert caught.value.transient
 
 
 def test_children_see_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,8 @@ class Shop:
         self.add_many([(product_id, name, vector, category, dict(attributes or {}))])
 
     def add_many(
-        self, rows: list[tuple[str, str, NDArray[np.float32], str | None, dict[str, Any]]]
+        self,
+        rows: Sequence[tuple[str, str, NDArray[np.float32], str | None, Mapping[str, Any]]],
     ) -> None:
         """Add pictures in one transaction."""
         embeddings, changes = [], []
@@ -84,10 +85,12 @@ class Shop:
             digest = hashlib.sha256(blob).digest()
             embeddings.append(NewEmbedding(digest, len(vector), blob))
             changes.append(
-                ImageChange(product_id, name, digest, "bytes", category, attributes, self.version)
+                ImageChange(
+                    product_id, name, digest, "bytes", category, dict(attributes), self.version
+                )
             )
             pictures = self.items[product_id].pictures if product_id in self.items else {}
-            self.items[product_id] = Item({**pictures, name: vector}, category, attributes)
+            self.items[product_id] = Item({**pictures, name: vector}, category, dict(attributes))
         with self.database.writing() as session:
             catalogue.add_embeddings(session, self.model.pk, embeddings)
             catalogue.apply(session, changes, [])

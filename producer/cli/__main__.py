@@ -1,0 +1,5 @@
+"""`python -m producer.cli`: the same as `lookalike`."""
+
+from producer.cli import main
+
+main()

@@ -1,0 +1,193 @@
+"""Swaps under load, and clean-up (invariant 12)."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from db.queries import generations, leases
+from db.session import Database
+from producer.messages import Where
+from tests.unit.worker.index.factories import QUICK, Shop, answerer, build, found, question, vectors
+from worker.index.follower import Follower
+from worker.index.generation import Generation
+from worker.lookup import Answerer
+
+SWAPS = 50
+
+
+def _point_at(database: Database, number: int, expected: int) -> None:
+    with database.writing() as session:
+        token = leases.acquire(session, generations.LEASE, "test", 60.0)
+        assert token is not None
+        assert generations.repoint(session, number, expected_current=expected, lease_token=token)
+        leases.release(session, generations.LEASE, token)
+
+
+def _held(data_dir: Path) -> tuple[int, int]:
+    """Mappings and open files of this process that lie in the data directory."""
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text().count(str(data_dir))
+    files = 0
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            files += str(data_dir) in os.readlink(f"/proc/self/fd/{entry}")
+        except OSError:
+            continue  # closed meanwhile
+    return maps, files
+
+
+def test_fifty_swaps_under_lookups(sqlite_database: Database, data_dir: Path) -> None:
+    """No error, no answer that mixes generations, no growth of mappings or open files."""
+    shop = Shop(sqlite_database)
+    shop.fill(300)
+    revisions = {build(sqlite_database, data_dir).number: 1}
+    shop.add("only in two", shop.items["p1"].pictures["main"])
+    revisions[build(sqlite_database, data_dir).number] = 2
+    follower = Follower(sqlite_database, data_dir, interval=0.005)
+    follower.start()
+    answers = Answerer(sqlite_database, follower)
+    stop, errors, seen = threading.Event(), [], set()
+
+    def look() -> None:
+        try:
+            while not stop.is_set():
+                for reply in answers.by_products(question("p1", "p2", "p3")).replies:
+                    assert reply.generation is not None
+                    seen.add(reply.generation)
+                    assert len(reply.matches) == 10
+                    assert reply.pending == 2 - revisions[reply.generation]
+                    nearest = reply.matches[0].product_id
+                    assert nearest == "only in two" or reply.product_id != "p1"
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        counts = _swap_to_and_fro(sqlite_database, data_dir, follower)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        follower.stop()
+    assert errors == []
+    assert seen == {1, 2}
+    assert max(counts[SWAPS // 2 :]) <= max(counts[: SWAPS // 2])
+
+
+def _swap_to_and_fro(
+    database: Database, data_dir: Path, follower: Follower
+) -> list[tuple[int, int]]:
+    current, counts = 2, []
+    for _ in range(SWAPS):
+        _point_at(database, 3 - current, current)
+        current = 3 - current
+        while follower.view.number != current:
+            threading.Event().wait(0.002)
+        counts.append(_held(data_dir))
+    return counts
+
+
+def test_a_generation_is_let_go_with_its_last_reference(
+    sqlite_database: Database, data_dir: Path
+) -> None:
+    Shop(sqlite_database).fill(50)
+    build(sqlite_database, data_dir)
+    follower = Follower(sqlite_database, data_dir)
+    view = follower.refresh()
+    assert _held(data_dir) > (0, 1)
+    build(sqlite_database, data_dir)
+    follower.refresh()
+    held = _held(data_dir)
+    del view
+    assert _held(data_dir) < held
+    del follower
+    assert _held(data_dir) == (0, 0)
+
+
+def _names(data_dir: Path) -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in data_dir.glob("generation-*"))
+
+
+def test_two_generations_are_kept(database: Database, data_dir: Path) -> None:
+    Shop(database).fill(20)
+    for _ in range(4):
+        build(database, data_dir, replace(QUICK, keep=1))
+    assert _names(data_dir) == [3, 4]
+    with database.reading() as session:
+        assert [row.number for row in generations.kept(session)] == [4, 3]
+
+
+def test_a_generation_that_is_held_is_not_deleted(
+    sqlite_database: Database, data_dir: Path
+) -> None:
+    shop = Shop(sqlite_database)
+    shop.fill(20)
+    build(sqlite_database, data_dir)
+    held = Generation.open(next(data_dir.iterdir()))
+    for _ in range(3):
+        build(sqlite_database, data_dir)
+    assert _names(data_dir) == [1, 3, 4]
+    assert held.near(held.vectors_at(held.slots.slots_of(held.slots.image_pks)), 3, 100).min() >= 0
+    del held
+    build(sqlite_database, data_dir)
+    assert _names(data_dir) == [4, 5]
+
+
+def test_the_current_generation_is_not_deleted_after_a_rollback(
+    sqlite_database: Database, data_dir: Path
+) -> None:
+    from worker.index import cleanup
+
+    Shop(sqlite_database).fill(20)
+    for _ in range(3):
+        build(sqlite_database, data_dir, replace(QUICK, keep=3))
+    _point_at(sqlite_database, 1, 3)
+    cleanup.clean(sqlite_database, data_dir, 2, token=99)
+    assert _names(data_dir) == [1, 2, 3]
+    assert found(answerer(sqlite_database, data_dir), "p1")
+
+
+def test_leftovers_are_removed(sqlite_database: Database, data_dir: Path) -> None:
+    Shop(sqlite_database).fill(20)
+    for name in (".building-7", "generation-00000009-7"):
+        (data_dir / name).mkdir()
+        (data_dir / name / "vectors.f16").write_bytes(b"x")
+    (data_dir / "catalogue.db").write_bytes(b"not ours")
+    build(sqlite_database, data_dir)
+    assert sorted(p.name for p in data_dir.iterdir()) == ["catalogue.db", "generation-00000001-1"]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_any_sequence_of_changes_and_swaps_answers_as_brute_force_does(
+    database: Database, data_dir: Path, seed: int
+) -> None:
+    import numpy as np
+
+    from tests.unit.worker.index.factories import assert_same
+
+    random = np.random.default_rng(seed)
+    shop, answers = Shop(database), answerer(database, data_dir)
+    pool = vectors(400, seed=seed)
+    shop.fill(30, seed=seed)
+    for step in range(60):
+        kind = random.choice(["add", "picture", "remove", "build"], p=[0.5, 0.25, 0.22, 0.03])
+        name = f"p{random.integers(0, 60)}"
+        if kind == "build":
+            build(database, data_dir)
+        elif kind == "remove" and name in shop.items:
+            shop.remove(name)
+        else:
+            main = "main" if kind == "add" else f"side{random.integers(0, 3)}"
+            shop.add(name, pool[step], name=main, category=f"c{step % 3}", attributes={"n": step})
+        asked = sorted(shop.items)[int(random.integers(0, len(shop.items)))]
+        assert_same(found(answers, asked, limit=8), shop.nearest(asked, 8))
+        only: Where = {"category": f"c{step % 3}"}
+        assert_same(found(answers, asked, where=only), shop.nearest(asked, 10, only))

@@ -1,0 +1,310 @@
+"""The `lookalike` command on a real server: output, exit codes and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from producer import ItemFailure, Outcome, Producer, Reason
+from producer.cli.commands import run
+from producer.messages import IngestChunk, Queue
+from tests.fake_worker import TINY_JPEG, FakeWorker, match, take, take_all
+
+
+@pytest.fixture
+def redis(
+    empty_valkey_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Redis]:
+    monkeypatch.setenv("LOOKALIKE_REDIS_URL", empty_valkey_url)
+    monkeypatch.chdir(tmp_path)
+    with Redis.from_url(empty_valkey_url) as client:
+        yield client
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    folder = tmp_path / "shelf"
+    for name in ("dress/1.jpg", "dress/2.jpg", "shoe/3.jpg"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(TINY_JPEG)
+    return folder
+
+
+def added(redis: Redis) -> list[Any]:
+    return [item for job in take_all(redis, Queue.INGEST) for item in job.items]  # type: ignore[attr-defined]
+
+
+def worker(redis: Redis) -> FakeWorker:
+    matches = [match("b", 0.5, category="dress"), match("\x1b[31mc", 1.0)]
+    return FakeWorker(redis, {"a": matches, "b": [match("a")]})
+
+
+def test_a_product_with_several_pictures(
+    redis: Redis, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["add", "sku", "shelf/dress/1.jpg", "https://cdn.example/2.jpg"]
+    assert run([*arguments, "-c", "dress", "-a", "price=49.0", "-a", "in_stock=true"]) == 0
+    first, second = added(redis)
+    assert (first.name, second.name) == ("main", "2")
+    assert first.image.path == str(shelf / "dress/1.jpg")
+    assert second.image.url == "https://cdn.example/2.jpg"
+    assert first.category == second.category == "dress"
+    assert first.attributes == {"price": 49.0, "in_stock": True}
+    assert "2 pictures accepted" in capsys.readouterr().err
+
+
+def test_a_folder_and_a_csv_and_json_lines(redis: Redis, shelf: Path, tmp_path: Path) -> None:
+    assert run(["add", "--from", "shelf"]) == 0
+    assert {(item.product_id, item.category) for item in added(redis)} == {
+        ("1", "dress"),
+        ("2", "dress"),
+        ("3", "shoe"),
+    }
+    (shelf / "shop.csv").write_text("product_id,image,price\n1,dress/1.jpg,5\n")
+    assert run(["add", "--from", "shelf/shop.csv", "-c", "new", "-a", "price=1", "-a", "x=2"]) == 0
+    (item,) = added(redis)
+    assert item.image.path == str(shelf / "dress/1.jpg")
+    assert (item.category, item.attributes) == ("new", {"price": 5, "x": 2})
+    (tmp_path / "shop.jsonl").write_text('{"product_id": "1", "image": "shelf/dress/1.jpg"}\n')
+    assert run(["add", "--from", "shop.jsonl", "--upload"]) == 0
+    (item,) = added(redis)
+    assert item.image.kind == "bytes"
+
+
+def test_adding_can_wait_and_lists_what_failed(
+    redis: Redis, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crew = worker(redis)
+    with crew.working():
+        assert run(["add", "--from", "shelf", "--wait", "--timeout", "20"]) == 0
+        assert "3 pictures applied" in capsys.readouterr().err
+        failure = ItemFailure(
+            product_id="2", name="main", reason=Reason.CORRUPT_IMAGE, detail="cut short"
+        )
+        crew.outcome = lambda _: Outcome(applied=2, failures=(failure,))
+        assert run(["add", "--from", "shelf", "--wait", "--timeout", "20"]) == 1
+        out, err = capsys.readouterr()
+        assert "corrupt_image" in out
+        assert "cut short" in out
+        assert "2 pictures applied, 1 failed" in err
+        assert run(["add", "--from", "shelf", "--wait", "--json"]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["accepted"], shown["applied"]) == (3, 2)
+    assert shown["failures"][0]["reason"] == "corrupt_image"
+
+
+def test_waiting_for_nobody_ends_in_time(
+    redis: Redis, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["add", "--from", "shelf", "--wait", "--timeout", "0.05"]) == 1
+    assert "3 of 3 items are accepted and not applied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["add"], "give a SKU and its pictures, or --from"),
+        (["add", "sku"], "give a SKU and its pictures"),
+        (["add", "sku", "a.jpg", "--from", "shelf"], "not both"),
+        (["add", "sku", "nowhere.jpg"], "no such picture: nowhere.jpg; nothing was sent"),
+        (["add", "sku", "s3://bucket/a.jpg"], "s3: addresses are not fetched"),
+        (["add", "--from", "nowhere.csv"], "nowhere.csv: No such file"),
+        (["add", "--from", "bad.csv"], "bad.csv:1: no column 'product_id'"),
+        (["add", "--from", "gone.csv"], "gone.csv:2: no such picture: "),
+        (["add", "--from", "gone.csv"], "(and 1 more; --skip-missing leaves them out)"),
+        (["add", "--from", "long.csv"], "long.csv:3: a product id must have 1 to 255 characters"),
+        (["add", "sku", "shelf/dress/1.jpg", "-a", "price"], "KEY=VALUE"),
+        (["similar"], "either a product id or image="),
+        (["similar", "a", "--limit", "0"], "from 1 to 1000, not 0"),
+        (["similar", "a", "--limit", "-1"], "not -1"),
+        (["similar", "a", "--limit", "1000000000"], "not 1000000000"),
+        (["similar", "a", "--limit", "many"], "see `lookalike similar --help`"),
+        (["similar", "a", "--where", "price"], "'price' is no condition"),
+        (["similar", "a", "-c", "x", "-w", "category=y"], "not by both"),
+        (["similar", "--image", "nowhere.jpg"], "cannot read picture 'nowhere.jpg'"),
+        (["gallery", "a", "--out", "no/such/folder.html"], "does not exist"),
+        (["gallery", "a"], "--out"),
+        (["remove"], "Missing argument"),
+        (["remove", ""], "1 to 255 characters, not 0"),
+        (["bogus"], "No such command 'bogus'"),
+        (["similar", "a", "--bogus"], "--bogus"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(
+    *,
+    redis: Redis,
+    shelf: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: str,
+) -> None:
+    (tmp_path / "bad.csv").write_text("sku,image\n1,a.jpg\n")
+    (tmp_path / "gone.csv").write_text("product_id,image\n1,a.jpg\n2,shelf/dress/2.jpg\n3,c.jpg\n")
+    (tmp_path / "long.csv").write_text(f"product_id,image\n1,shelf/dress/1.jpg\n{'x' * 256},a\n")
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert not redis.keys()
+    assert run([*arguments, "--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == 2
+
+
+def test_rows_without_a_picture_can_be_left_out(redis: Redis, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "gone.csv").write_text("product_id,image\n1,a.jpg\n2,shelf/dress/2.jpg\n")
+    assert run(["add", "--from", "gone.csv", "--skip-missing"]) == 0
+    assert [item.product_id for item in added(redis)] == ["2"]
+
+
+def test_similar_shows_a_table_or_json(
+    redis: Redis, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with worker(redis).working():
+        assert run(["similar", "a", "-c", "dress", "-w", "price<50"]) == 0
+        out, err = capsys.readouterr()
+        assert "87.5%" in out
+        assert "\x1b" not in out
+        assert "index generation 3, as of revision 12, 1 changes pending" in err
+        assert run(["similar", "--image", "shelf/dress/1.jpg", "--json", "-q"]) == 0
+        out, err = capsys.readouterr()
+        assert (
+            json.loads(out)["matches"][0] | {"similarity": 0.875} == json.loads(out)["matches"][0]
+        )
+        assert err == ""
+
+
+def test_what_has_no_reply_fails_with_its_reason(
+    redis: Redis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    with worker(redis).working():
+        assert run(["similar", "nowhere"]) == 1
+        assert "product 'nowhere' is not in the catalogue" in capsys.readouterr().err
+        assert run(["similar", "--image", "notes.txt", "--json"]) == 1
+        error = json.loads(capsys.readouterr().err)["error"]
+        assert (error["type"], error["reason"]) == ("PictureRejected", "unsupported_format")
+    assert run(["similar", "a", "--timeout", "0.02"]) == 1
+    assert "still queued after 0.02 s" in capsys.readouterr().err
+
+
+def test_a_lookup_can_be_read_later(redis: Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["similar", "a", "--no-wait"]) == 0
+    lookup = capsys.readouterr().out.strip()
+    assert run(["result", lookup]) == 1
+    assert "still queued" in capsys.readouterr().err
+    with worker(redis).working():
+        assert run(["result", lookup, "--timeout", "10"]) == 0
+    assert "dress" in capsys.readouterr().out
+    assert run(["result", "nonsense"]) == 1
+    assert "no lookup 'nonsense' was asked here" in capsys.readouterr().err
+
+
+def test_a_batch_can_be_read_too(redis: Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    with Producer.from_env() as shop, worker(redis).working():
+        lookup = shop.find_similar_many(["a", "b", "nowhere"])
+        lookup.result(10)
+    assert run(["result", lookup.id]) == 0
+    out, err = capsys.readouterr()
+    assert "87.5%" in out
+    assert "not in the catalogue: nowhere" in err
+    assert run(["result", lookup.id, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_found"] == ["nowhere"]
+
+
+def test_removing(redis: Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["remove", "a", "b"]) == 0
+    assert "2 removals accepted" in capsys.readouterr().err
+    with worker(redis).working():
+        assert run(["remove", "c", "--wait", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["applied"] == 1
+
+
+def test_status_shows_queues_also_when_no_worker_answers(
+    redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Producer.from_env() as shop:
+        shop.add("a", "/a.jpg")
+    assert run(["status", "--timeout", "0.02"]) == 1
+    out = capsys.readouterr().out
+    assert "ingest" in out
+    assert "lookalike-worker up" in out
+    with worker(redis).working():
+        assert run(["status", "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert set(shown["queues"]) == {"ingest", "query", "lookup", "index", "control"}
+        assert shown["service"]["products"] == 2
+        assert run(["status"]) == 0
+    assert "2 not_found; see `lookalike-worker dead`" in capsys.readouterr().out
+
+
+def test_a_gallery_is_one_page(
+    redis: Redis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with worker(redis).working():
+        assert run(["gallery", "a", "b", "nowhere", "--out", "page.html", "--title", "T<1>"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "T&lt;1&gt;" in page
+    assert page.count("<section>") == 2
+    assert page.count("data:image/jpeg") == 5
+    assert "not in the catalogue: nowhere" in capsys.readouterr().err
+
+
+def test_a_server_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_REDIS_URL", "redis://:s3cret@127.0.0.1:1/0")
+    for arguments in (["status"], ["similar", "a"], ["remove", "a"]):
+        assert run(arguments) == 1
+        err = capsys.readouterr().err
+        assert "LOOKALIKE_REDIS_URL" in err
+        assert "s3cret" not in err
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"], ["add", "--help"], ["--version"]):
+        assert run(arguments) == 0
+        assert "lookalike" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_cleanly_and_loses_nothing(redis: Redis) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "producer.cli", "add", "a", "https://cdn.example/a.jpg", "--wait"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    job = None
+    while job is None:
+        assert process.poll() is None
+        job = take(redis, Queue.INGEST)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "1 picture accepted before this; nothing of it is lost\ninterrupted\n" in err
+    assert isinstance(job, IngestChunk)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(redis: Redis) -> None:
+    ran = subprocess.run(
+        f"{sys.executable} -m producer.cli status --timeout 0 --json | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert "Traceback" not in ran.stderr
