@@ -19,15 +19,18 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
+from db.address import parse, shown
 from db.errors import DatabaseError_
 from db.queries import dead_letters
 from db.session import Database
 from producer.errors import LookalikeError, QueueUnavailable, SettingsError
 from producer.settings import load
+from producer.transport import public_address
 from worker.embedding.errors import ModelError
 from worker.errors import StartError
 from worker.index.errors import IndexError_
 from worker.settings import WorkerSettings
+from worker.up import Service
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -91,8 +94,6 @@ def up() -> None:
     With nothing set it brings its own Valkey server and a SQLite catalogue; LOOKALIKE_REDIS_URL and
     LOOKALIKE_DATABASE_URL name others.
     """
-    from worker.up import Service
-
     settings = _settings()
     _log_to_stderr()
     service = Service(settings)
@@ -100,7 +101,7 @@ def up() -> None:
         try:
             with console.status("Starting …"):
                 service.start(lambda name: console.print(f"  [green]✓[/] {name}"))
-            _show(service.settings)
+            _show(service)
             service.watch()
         finally:
             console.print("Stopping …")
@@ -118,14 +119,14 @@ def _stop_on_signal(stop: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _show(settings: WorkerSettings) -> None:
-    from db.address import parse, shown
-
+def _show(service: Service) -> None:
+    settings = service.settings
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    server = "its own Valkey" if settings.embedded_redis else "Redis"
-    table.add_row("queues", f"{server}, {shown_redis(settings)}")
+    server = "Valkey, its own" if service.server else "Redis"
+    address = public_address(settings.redis_url.get_secret_value())
+    table.add_row("queues", f"{server}, {address}")
     table.add_row("catalogue", shown(parse(settings.database)))
     table.add_row("index, logs", str(settings.data_dir.resolve()))
     table.add_row("model", settings.model)
@@ -133,14 +134,6 @@ def _show(settings: WorkerSettings) -> None:
     table.add_row("and from hosts", ", ".join(settings.image_hosts) or "none")
     console.print(table)
     console.print("Ready. Try `lookalike status` in another terminal; Ctrl-C stops.")
-
-
-def shown_redis(settings: WorkerSettings) -> str:
-    """The address of Redis without its password."""
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(settings.redis_url.get_secret_value())
-    return f"{parts.scheme}://{parts.hostname or ''}:{parts.port or 6379}{parts.path}"
 
 
 @app.command()
@@ -194,6 +187,18 @@ def demo(
     summary = run_demo(out, catalogue, _settings(), as_json=as_json)
     if summary.errors:
         sys.exit(FAILED)
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Folder to unpack into; made when absent.")],
+) -> None:
+    """Unpack about 1,000 real product pictures, and some that are no part of the catalogue."""
+    from worker.demo.sample import unpack
+
+    unpacked = unpack(folder)
+    console.print(f"Pictures to add: {unpacked.catalogue}", soft_wrap=True)
+    console.print(f"Pictures to ask with: {unpacked.queries}", soft_wrap=True)
 
 
 @app.command()

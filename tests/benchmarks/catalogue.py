@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ from migrations import head, upgrade
 from worker.demo.make_sample import SOURCE, read_idx
 
 DIMENSION = 512
-MODEL = "efficientnet-lite0:64"
+MODEL, POOLED, POOLED_WIDTH = "efficientnet-lite0:64", "_avg_pooling", 1280
+"""The network of the vectors, and its last layer that is wide enough for them."""
 BLOCK = 5000
 FASHION, CLUSTERED = "fashion-mnist", "clustered"
 
@@ -113,9 +114,11 @@ def _embedded(pictures: NDArray[np.uint8]) -> Vectors:
     from worker.embedding import library
     from worker.embedding.network import Network
 
-    network = Network.load(library.resolve(MODEL), device="auto")
-    width, side = network.config.dimension, network.config.image_size
-    normal = np.random.default_rng(3).standard_normal((width, DIMENSION))
+    source = library.resolve(MODEL)
+    config = source.config.model_copy(update={"layer": POOLED, "dimension": POOLED_WIDTH})
+    network = Network.load(replace(source, config=config), device="auto")
+    side = config.image_size
+    normal = np.random.default_rng(3).standard_normal((POOLED_WIDTH, DIMENSION))
     projection = np.linalg.qr(normal)[0].astype(np.float32)
     parts = []
     for start in range(0, len(pictures), 512):
@@ -126,6 +129,7 @@ def _embedded(pictures: NDArray[np.uint8]) -> Vectors:
             for each in pictures[start : start + 512]
         ]
         parts.append(network.embed(np.stack([np.asarray(each) for each in block])) @ projection)
+    network.close()
     return unit(np.concatenate(parts))
 
 

@@ -345,8 +345,8 @@ def report_of(outcome: Outcome, report: Report) -> None:
     ):
         report.add(f"growth of {what}", outcome.growth(name), at_most=bar)
     report.note(
-        f"Growth: of the process that grew most, the last third of {swaps} swaps against the first, medians, after a "
-        "fifth to settle. A leak would be at least one a swap."
+        "Growth: of the process that grew most, the median over the last third of the swaps against that over the "
+        "first, after a fifth to settle. A leak would be at least one a swap."
     )
     report.note(f"Answered by {', '.join(f'{path} ({n})' for path, n in outcome.paths.items())}.")
     report.note(f"{MOVED} of the {WATCHED} products asked about move before each swap.")

@@ -85,7 +85,12 @@ def test_waiting_ends_with_the_answer_or_with_the_time(redis: Redis) -> None:
     assert waiting.state is AnswerState.QUEUED
     assert time.monotonic() - before >= 0.05
     looked = threading.Event()
-    timer = threading.Thread(target=lambda: (looked.wait(), mailbox.post(question, DONE)))
+
+    def answer() -> None:
+        looked.wait()
+        mailbox.post(question, DONE)
+
+    timer = threading.Thread(target=answer)
     timer.start()
     looked.set()
     assert mailbox.wait(question, None) == DONE

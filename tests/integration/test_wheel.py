@@ -34,9 +34,18 @@ print(time.process_time() - start)
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(folder),
+    ]
     # The build back end is installed here already: nothing has to be fetched.
-    subprocess.run([*command, "--no-build-isolation", ROOT], check=True)
+    subprocess.run([*command, "--no-build-isolation", str(ROOT)], check=True)
     (made,) = folder.glob("lookalike-*.whl")
     return made
 
@@ -116,14 +125,14 @@ def test_it_asks_for_nothing_heavy(wheel: Path) -> None:
 
 def test_it_works_in_an_environment_of_its_own(python: Path, tmp_path: Path) -> None:
     subprocess.run([python, "-W", "error", "-c", CHECK], check=True, cwd=tmp_path)
-    command = [python, "-m", "producer.cli", "--version"]
+    command = [str(python), "-m", "producer.cli", "--version"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert ran.stdout.startswith("lookalike ")
 
 
 def test_it_imports_in_under_half_a_second(python: Path, tmp_path: Path) -> None:
     def seconds() -> float:
-        command = [python, "-c", IMPORT_TIME]
+        command = [str(python), "-c", IMPORT_TIME]
         ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
         return float(ran.stdout)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
+
+from worker.demo.lettering import font_for
 
 PAPER, CARD, EDGE = "#f4f2ee", "#ffffff", "#e4e0d8"
 INK, SOFT, FAINT = "#1d1c1a", "#6d6860", "#a49e93"
@@ -116,9 +117,9 @@ class _Pen:
         self, at: tuple[int, int], text: str, size: int, fill: str, room: int, *, bold: bool = False
     ) -> None:
         """One line from its top left, cut with an ellipsis where the room ends."""
-        font = _font(size * SCALE)
+        font = font_for(text + "…", size * SCALE)
         shown = fitting(text, lambda part: font.getlength(part) <= room * SCALE)
-        # The one typeface that comes with Pillow has no bold cut: a thin outline does for it.
+        # The typeface that comes with Pillow has no bold cut: a thin outline does for it.
         stroke = max(1, size * SCALE // 40) if bold else 0
         place = (at[0] * SCALE, at[1] * SCALE)
         self._draw.text(place, shown, fill, font, stroke_width=stroke, stroke_fill=fill)
@@ -182,8 +183,3 @@ def fitting(text: str, fits: Callable[[str], bool]) -> str:
     while text and not fits(text + "…"):
         text = text[:-1]
     return text.rstrip() + "…"
-
-
-@cache
-def _font(pixels: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(pixels)

@@ -81,18 +81,14 @@ def _measure(
     products = _asked(stock, added)
     with show.bar("Looking up products", len(products)) as advance:
         by_product = lookups.by_product(shop, products, complaints, advance)
-    with show.bar("Looking up unseen pictures", len(stock.unseen)) as advance:
-        asked = lookups.by_picture(shop, stock.unseen, complaints, advance)
-    by_picture = [each for each in asked if isinstance(each, Answered)]
-    refused = [Refused(each.product_id, each.detail) for each in added.refused]
-    refused += [each for each in asked if isinstance(each, Refused)]
+    by_picture, refused = _ask_unseen(shop, stock, complaints, show)
+    refused += [Refused(each.product_id, each.detail) for each in added.refused]
     _judge(refused, stock, complaints, show)
     changing = _changing(stock, by_picture)
     with show.bar("Adding and removing products", len(changing)) as advance:
         changed = catalogue.come_and_go(shop, changing, complaints, advance)
     with show.bar("Swapping the index under lookups", SWAPS) as advance:
         swapped = swaps.swap_while_asking(shop, products, rebuild, complaints, advance, swaps=SWAPS)
-    last = shop.status(lookups.TIMEOUT).generation
     return Measured(
         added=added,
         refused=len(refused),
@@ -103,7 +99,7 @@ def _measure(
         swapped=swapped,
         products=counted.products,
         images=counted.images,
-        generations=last.number if last else 0,
+        generations=_generations(shop),
     )
 
 
@@ -114,6 +110,20 @@ def _fill(shop: Producer, stock: Stock, show: Show) -> catalogue.Added:
         why = f", the first because {added.refused[0].detail}" if added.refused else ""
         raise LookalikeError(f"none of the pictures could be used{why}")
     return added
+
+
+def _ask_unseen(
+    shop: Producer, stock: Stock, complaints: Complaints, show: Show
+) -> tuple[list[Answered], list[Refused]]:
+    with show.bar("Looking up unseen pictures", len(stock.unseen)) as advance:
+        asked = lookups.by_picture(shop, stock.unseen, complaints, advance)
+    answered = [each for each in asked if isinstance(each, Answered)]
+    return answered, [each for each in asked if isinstance(each, Refused)]
+
+
+def _generations(shop: Producer) -> int:
+    generation = shop.status(lookups.TIMEOUT).generation
+    return generation.number if generation else 0
 
 
 def _judge(refused: list[Refused], stock: Stock, complaints: Complaints, show: Show) -> None:

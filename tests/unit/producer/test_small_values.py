@@ -53,7 +53,8 @@ def test_versions_grow_from_any_thread_even_when_the_clock_goes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("producer.versions.time.time_ns", lambda: 5)
-    versions, seen = Versions(), []
+    versions = Versions()
+    seen: list[int] = []
     threads = [
         threading.Thread(target=lambda: seen.extend(versions.next() for _ in range(500)))
         for _ in range(4)
