@@ -23,7 +23,7 @@ from db.address import parse, shown
 from db.errors import DatabaseError_
 from db.queries import dead_letters
 from db.session import Database
-from producer.errors import LookalikeError, QueueUnavailable, SettingsError
+from producer.errors import LookalikeError, QueueUnavailable
 from producer.settings import load
 from producer.transport import public_address
 from worker.embedding.errors import ModelError
@@ -32,7 +32,7 @@ from worker.index.errors import IndexError_
 from worker.settings import WorkerSettings
 from worker.up import Service
 
-FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
+FAILED, INTERRUPTED = 1, 130
 
 app = typer.Typer(
     name="lookalike-worker",
@@ -62,9 +62,9 @@ def main() -> None:
     """Run the command line; every expected error is one line and an exit code."""
     try:
         app()
-    except SettingsError as error:
-        _fail(error, BAD_USAGE)
-    except (LookalikeError, StartError, DatabaseError_, ModelError, IndexError_) as error:
+    except LookalikeError as error:
+        _fail(error, error.exit_code)
+    except (StartError, DatabaseError_, ModelError, IndexError_) as error:
         _fail(error, FAILED)
     except RedisError as error:
         _fail(QueueUnavailable(), FAILED) if _is_connection(error) else _fail(error, FAILED)

@@ -22,6 +22,8 @@ from tests.unit.worker.index.factories import (
     vectors,
 )
 from worker.index import search
+from worker.index.follower import Follower
+from worker.index.search import Ask
 from worker.lookup import Answerer
 
 COUNT = 1500
@@ -137,6 +139,9 @@ def test_a_product_with_many_pictures_is_answered_once(
     shop.add_many([("many", f"v{i}", near[i], None, {}) for i in range(400)])
     shop.add_many([(f"p{i}", "main", rows[i], None, {}) for i in range(300)])
     build(sqlite_database, data_dir, QUICK)
+    view = Follower(sqlite_database, data_dir).refresh()
+    everyone = Ask(rows[:1], np.array([0]), np.array([search.NO_PRODUCT]), fetch=150)
+    assert len(search.nearest(view, everyone)[0].image_pks) == 150
     shop.add_many([("few", f"v{i}", rows[500 + i], None, {}) for i in range(3)])
     answers = answerer(sqlite_database, data_dir)
     for asked in ("p0", "many", "few"):

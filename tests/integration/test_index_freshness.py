@@ -74,6 +74,11 @@ def test_every_change_is_in_the_next_answer(
     shop.add("new", -shop.items["p1"].pictures["main"])  # another picture under the same name
     assert "new" not in dict(found(answers, "p1", limit=50))
 
+    other = shop.nearest("p1", 1)[0][0]
+    shop.add(other, -shop.items["p1"].pictures["main"])  # its indexed picture must not find it
+    assert other not in dict(found(answers, "p1", limit=50))
+    assert_same(found(answers, "p1"), shop.nearest("p1", 10))
+
     shop.add(nearest, shop.items["p1"].pictures["main"])  # back again
     assert found(answers, "p1")[0] == (nearest, 0.0)
     assert_same(found(answers, "p1"), shop.nearest("p1", 10))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from db.queries import generations, leases
 from db.session import Database
@@ -89,8 +88,10 @@ def _swap_to_and_fro(
     for _ in range(SWAPS):
         _point_at(database, 3 - current, current)
         current = 3 - current
+        deadline = time.monotonic() + 10
         while follower.view.number != current:
-            threading.Event().wait(0.002)
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
         counts.append(_held(data_dir))
     return counts
 
@@ -118,11 +119,11 @@ def _names(data_dir: Path) -> list[int]:
 
 def test_two_generations_are_kept(database: Database, data_dir: Path) -> None:
     Shop(database).fill(20)
-    for _ in range(4):
+    for _ in range(3):
         build(database, data_dir, replace(QUICK, keep=1))
-    assert _names(data_dir) == [3, 4]
+    assert _names(data_dir) == [2, 3]
     with database.reading() as session:
-        assert [row.number for row in generations.kept(session)] == [4, 3]
+        assert [row.number for row in generations.kept(session)] == [3, 2]
 
 
 def test_a_generation_that_is_held_is_not_deleted(
@@ -165,18 +166,17 @@ def test_leftovers_are_removed(sqlite_database: Database, data_dir: Path) -> Non
     assert sorted(p.name for p in data_dir.iterdir()) == ["catalogue.db", "generation-00000001-1"]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 def test_any_sequence_of_changes_and_swaps_answers_as_brute_force_does(
-    database: Database, data_dir: Path, seed: int
+    database: Database, data_dir: Path
 ) -> None:
     import numpy as np
 
     from tests.unit.worker.index.factories import assert_same
 
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(1)
     shop, answers = Shop(database), answerer(database, data_dir)
-    pool = vectors(400, seed=seed)
-    shop.fill(30, seed=seed)
+    pool = vectors(400, seed=1)
+    shop.fill(30)
     for step in range(60):
         kind = random.choice(["add", "picture", "remove", "build"], p=[0.5, 0.25, 0.22, 0.03])
         name = f"p{random.integers(0, 60)}"

@@ -32,6 +32,8 @@ GAP = 2.0
 """Pictures are first reduced by whole factors to no less than this many times the wanted size: the
 vectors keep a cosine ≥ 0.999 to those of the full-size path, and a photograph decodes twice as fast."""
 
+_THUMBNAIL_ENOUGH = 96
+"""Longest side, in pixels, of a thumbnail that is still good to look at."""
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -107,8 +109,10 @@ def decode(data: bytes | memoryview, spec: DecodeSpec) -> Decoded:
             picture = picture.transpose(_TRANSPOSE[orientation])
         if orientation >= 5:
             width, height = height, width
-        thumbnail = _thumbnail(picture, spec.thumbnail) if spec.thumbnail else b""
-        pixels = np.asarray(_fitted(picture, spec).convert("RGB"))
+        fitted = _fitted(picture, spec)
+        small = _seen_small(picture, fitted, spec)
+        thumbnail = _thumbnail(small, spec.thumbnail) if spec.thumbnail else b""
+        pixels = np.asarray(_padded(fitted, spec.size).convert("RGB"))
         return Decoded(pixels, thumbnail, width, height)
 
 
@@ -235,19 +239,31 @@ def _by_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.
 
 
 def _fitted(picture: Image.Image, spec: DecodeSpec) -> Image.Image:
-    """The picture as the network's square input, small ones enlarged."""
+    """The picture as the network's square input, small ones enlarged; for `pad` without its borders yet."""
     square = (spec.size, spec.size)
     resampling = _RESAMPLING[spec.interpolation]
-    if spec.resize == "stretch" or picture.width == picture.height:
-        return picture.resize(square, resampling)
     if spec.resize == "crop":
         return ImageOps.fit(picture, square, resampling)
+    if spec.resize == "stretch":
+        return picture.resize(square, resampling)
     scale = spec.size / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
-    padded = Image.new(picture.mode, square, "white")
-    resized = picture.resize((width, height), resampling)
-    padded.paste(resized, ((spec.size - width) // 2, (spec.size - height) // 2))
+    return picture.resize((width, height), resampling)
+
+
+def _padded(fitted: Image.Image, side: int) -> Image.Image:
+    if fitted.size == (side, side):
+        return fitted
+    padded = Image.new(fitted.mode, (side, side), "white")
+    padded.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
     return padded
+
+
+def _seen_small(picture: Image.Image, fitted: Image.Image, spec: DecodeSpec) -> Image.Image:
+    """What to make the thumbnail of: the network's input where it is whole and large enough, since making
+    a second small picture costs as much as the rest of the decode."""
+    enough = _THUMBNAIL_ENOUGH <= spec.size <= spec.thumbnail and spec.size < max(picture.size)
+    return fitted if spec.resize == "pad" and enough else picture
 
 
 def _thumbnail(picture: Image.Image, longest: int) -> bytes:

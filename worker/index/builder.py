@@ -119,10 +119,18 @@ class Builder:
         """Build and verify a generation; None when no model was ever registered. Raises BuildFailed."""
         try:
             return self._build()
+        except OSError as error:
+            self._tidy()
+            raise BuildFailed(
+                f"the index could not be written ({error}); check the disk of LOOKALIKE_DATA_DIR"
+            ) from error
         except Exception:
-            # What a killed process leaves is removed by the next build; a failed one tidies up itself.
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._tidy()
             raise
+
+    def _tidy(self) -> None:
+        """Remove what a failed build leaves; what a killed one leaves is removed by the next."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _build(self) -> Built | None:
         began = time.monotonic()

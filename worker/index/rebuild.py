@@ -16,7 +16,7 @@ from db.session import Database
 from worker.index import cleanup
 from worker.index.builder import Builder, BuildSettings, Built, Checkpoint, Progress
 from worker.index.errors import BuildSuperseded
-from worker.lease import TTL, Lease, LeaseHeld
+from worker.lease import TTL, Lease, LeaseHeld, LeaseLost
 
 __all__ = [
     "BuildSettings",
@@ -110,7 +110,7 @@ def rebuild(
 
     None when another process is at it, or no model was ever registered. `on_progress` gets the step and its share
     done; `checkpoint` the name of each step of `builder.STEPS` when it has been done. Raises BuildFailed,
-    LeaseLost, DatabaseUnavailable; the generation that was current then still is.
+    DatabaseUnavailable; the generation that was current then still is.
     """
     began = time.monotonic()
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,10 @@ def _guarded(lease: Lease, checkpoint: Checkpoint) -> Callable[[str], None]:
     """At every step, stop if the lease is lost."""
 
     def step(name: str) -> None:
-        lease.check()
+        try:
+            lease.check()
+        except LeaseLost as error:
+            raise BuildSuperseded(f"the build stopped: {error}") from error
         checkpoint(name)
 
     return step

@@ -208,6 +208,15 @@ def test_thumbnail_is_a_small_jpeg() -> None:
         assert thumbnail.size == (107, 160)
 
 
+def test_a_large_enough_input_is_its_own_thumbnail() -> None:
+    data = encoded(scene(800, 1200), "JPEG")
+    with_one, without = decode(data, DecodeSpec(128)), decode(data, DecodeSpec(128, thumbnail=0))
+
+    with Image.open(io.BytesIO(with_one.thumbnail)) as thumbnail:
+        assert thumbnail.size == (85, 128)
+    assert difference(with_one, without) < 1
+
+
 def test_a_small_picture_is_not_enlarged_for_its_thumbnail() -> None:
     decoded = decode(encoded(Image.fromarray(fashion(1)[0])), DecodeSpec(64))
 
