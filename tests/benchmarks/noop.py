@@ -33,7 +33,7 @@ class Ordinary(Task):  # type: ignore[misc]
         return RedisBackend(app=self.app, url=self.app.conf.broker_url)
 
 
-@shared_task(base=Ordinary, name=NAME)  # type: ignore[untyped-decorator]
+@shared_task(base=Ordinary, name=NAME)
 def noop() -> None:
     """Do nothing."""
 

@@ -49,6 +49,6 @@ def shop(stack: Service) -> Iterator[Producer]:
 @pytest.fixture
 def folder(stack: Service, request: pytest.FixtureRequest) -> Path:
     """A folder that the service's workers may read pictures from, for this test alone."""
-    path = stack.settings.roots[0] / request.node.name
+    path = stack.settings.roots[0] / str(request.node.name)
     path.mkdir()
     return path

@@ -182,8 +182,9 @@ def test_the_previous_generation_serves_when_the_newest_is_damaged(
     assert_same(found(answers, "p1"), shop.nearest("p1", 10))
 
 
+@pytest.mark.parametrize("kind", ["vector bit", "model", "revision"])
 def test_a_running_follower_keeps_its_generation_when_the_next_is_damaged(
-    sqlite_database: Database, data_dir: Path
+    sqlite_database: Database, data_dir: Path, kind: str
 ) -> None:
     shop = Shop(sqlite_database)
     shop.fill(200)
@@ -192,7 +193,7 @@ def test_a_running_follower_keeps_its_generation_when_the_next_is_damaged(
     assert_same(found(answers, "p1"), shop.nearest("p1", 10))
     shop.remove("p3")
     build(sqlite_database, data_dir)
-    flip("vectors.f16", 0.5)(max(data_dir.iterdir()))
+    DAMAGE[kind](max(data_dir.iterdir()))
     (reply,) = answers.by_products(question("p1")).replies
     assert reply.generation == 1
     assert_same(found(answers, "p1"), shop.nearest("p1", 10))

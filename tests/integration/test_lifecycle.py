@@ -51,7 +51,9 @@ def test_a_killed_worker_is_started_again_and_goes_on(watched: Service, tmp_path
                 assert pid is not None
                 os.kill(pid, signal.SIGKILL)
             wait_until(
-                lambda: all(child.pid not in (None, killed[child.name]) for child in watched.children)
+                lambda: all(
+                    child.pid not in (None, killed[child.name]) for child in watched.children
+                )
             )
             add(shop, "after", save_picture(tmp_path / "2.jpg", 2))
             reply = shop.find_similar("after").result(WAIT)

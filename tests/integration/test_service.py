@@ -102,7 +102,7 @@ def test_a_bad_picture_fails_alone_and_its_reason_is_told(shop: Producer, folder
     name = folder.name
     (folder / "text.jpg").write_text("not a picture")
     (folder / "cut.jpg").write_bytes(picture(51)[:900])
-    rows = [
+    rows: list[dict[str, object]] = [
         {"product_id": f"{name}-text", "image": folder / "text.jpg"},
         {"product_id": f"{name}-cut", "image": folder / "cut.jpg"},
         {"product_id": f"{name}-gone", "image": folder / "gone.jpg"},
@@ -176,8 +176,8 @@ def test_what_cannot_be_answered_says_why(shop: Producer, folder: Path) -> None:
     assert rejected.value.reason is Reason.UNSUPPORTED_FORMAT
     with pytest.raises(UnknownLookup):
         shop.lookup("01890a5d-ac96-774b-bcce-b302099a8057"[::-1]).result(1)
+    add(shop, folder.name, save_picture(folder / "t.jpg", 121))
     with pytest.raises(LookupTimeout):
-        add(shop, folder.name, save_picture(folder / "t.jpg", 121))
         shop.find_similar(folder.name).result(timeout=0)
 
 
