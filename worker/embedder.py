@@ -36,6 +36,7 @@ class Embedder:
         source = library.resolve(settings.model)
         self.config = source.config
         self._spec = source.config.decode_spec()
+        self._bare_spec = source.config.decode_spec(thumbnail=0)
         with ExitStack() as opening:
             policy = FetchPolicy(
                 roots=settings.roots, hosts=settings.image_hosts, timeout=settings.fetch_timeout
@@ -50,6 +51,7 @@ class Embedder:
             self.network = Network.load(
                 source, device=settings.device, threads=settings.model_threads or None
             )
+            opening.callback(self.network.close)
             self._batcher = opening.enter_context(
                 MicroBatcher(self.network.embed, max_batch=settings.max_batch)
             )
@@ -69,7 +71,7 @@ class Embedder:
 
     def embed_picture(self, image: ImageRef) -> NDArray[np.float32]:
         """Fetch, decode and embed one picture: float32 [d], unit length; raises ImageError."""
-        decoded = self._decoders.decode(self.fetch(image).data, self._spec)
+        decoded = self._decoders.decode(self.fetch(image).data, self._bare_spec)
         vector: NDArray[np.float32] = self.embed(decoded.pixels[np.newaxis])[0]
         if not np.isfinite(vector).all():
             raise ImageError(Reason.BAD_VECTOR, NO_VECTOR)
