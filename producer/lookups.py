@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from producer.errors import (
     InvalidRequest,
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=BaseModel)
 DEFAULT_TIMEOUT = 10.0
+_ONE_OR_MANY: TypeAdapter[BatchReply | Reply] = TypeAdapter(
+    Annotated[BatchReply | Reply, Field(union_mode="left_to_right")]
+)
 _PICTURE_REASONS = frozenset(
     {
         Reason.UNSUPPORTED_FORMAT,
@@ -68,17 +70,17 @@ class _Asked(Generic[R]):
         or QueueUnavailable. After LookupTimeout it may be asked for again.
         """
         state, answer = self._transport.wait(self._id, timeout)
-        if answer is None or state is not LookupState.DONE:
+        if answer is None or answer.reply is None or state is not LookupState.DONE:
             raise self._error(state, answer, timeout)
         try:
-            return self._read(json.dumps(answer.reply), answer)
+            return self._read(answer.reply)
         except ValidationError:
             raise LookupFailed(
                 Reason.INTERNAL,
                 f"the reply to {self._id} is not one this version reads: upgrade the shop or the service",
             ) from None
 
-    def _read(self, reply: str, answer: Answer) -> R:
+    def _read(self, reply: str) -> R:
         raise NotImplementedError
 
     def _error(
@@ -105,10 +107,10 @@ class _Asked(Generic[R]):
 class Lookup(_Asked[Reply]):
     """One question, about a product or a picture."""
 
-    def _read(self, reply: str, answer: Answer) -> Reply:
-        if not _is_batch(answer):
-            return Reply.model_validate_json(reply)
-        batch = BatchReply.model_validate_json(reply)
+    def _read(self, reply: str) -> Reply:
+        batch = _ONE_OR_MANY.validate_json(reply)
+        if isinstance(batch, Reply):
+            return batch
         if len(batch.replies) + len(batch.not_found) != 1:
             raise InvalidRequest(f"lookup {self._id} is a batch: read it with batch({self._id!r})")
         if batch.not_found:
@@ -119,10 +121,9 @@ class Lookup(_Asked[Reply]):
 class BatchLookup(_Asked[BatchReply]):
     """Several questions in one message, answered from one view of the index."""
 
-    def _read(self, reply: str, answer: Answer) -> BatchReply:
-        if _is_batch(answer):
-            return BatchReply.model_validate_json(reply)
-        return BatchReply(replies=(Reply.model_validate_json(reply),))
+    def _read(self, reply: str) -> BatchReply:
+        batch = _ONE_OR_MANY.validate_json(reply)
+        return BatchReply(replies=(batch,)) if isinstance(batch, Reply) else batch
 
 
 class Asked(_Asked[R]):
@@ -132,12 +133,8 @@ class Asked(_Asked[R]):
         super().__init__(id_, transport)
         self._reply = reply
 
-    def _read(self, reply: str, answer: Answer) -> R:
+    def _read(self, reply: str) -> R:
         return self._reply.model_validate_json(reply)
-
-
-def _is_batch(answer: Answer) -> bool:
-    return isinstance(answer.reply, dict) and "replies" in answer.reply
 
 
 def _failure(failure: Failure, product_id: str | None) -> LookupError_:

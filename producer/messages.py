@@ -421,10 +421,14 @@ class AnswerState(StrEnum):
 
 
 class Answer(Frozen):
-    """What lies in a mailbox. `reply` is the JSON of the question's own reply type."""
+    """What lies in a mailbox.
+
+    `reply` is the JSON text of the question's own reply type: text, so that nobody has to parse a long reply
+    to learn its state, and whoever wants it parses it once.
+    """
 
     state: AnswerState
-    reply: JsonValue = None
+    reply: str | None = None
     failure: Failure | None = None
 
 

@@ -205,7 +205,7 @@ class _Recording:
             return Answer(state=AnswerState.QUEUED)
         if self.failure is not None:
             return Answer(state=AnswerState.FAILED, failure=self.failure)
-        return Answer(state=AnswerState.DONE, reply=self._reply(question).model_dump(mode="json"))
+        return Answer(state=AnswerState.DONE, reply=self._reply(question).model_dump_json())
 
     def _reply(self, question: Question) -> Reply | BatchReply | StatusReply | ThumbnailReply:
         if isinstance(question, ProductLookup):

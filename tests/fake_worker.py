@@ -131,7 +131,7 @@ class FakeWorker:
             if not data.startswith(b"\xff\xd8"):
                 failure = Failure(reason=Reason.UNSUPPORTED_FORMAT, detail="this is no picture")
                 return Answer(state=AnswerState.FAILED, failure=failure)
-        return Answer(state=AnswerState.DONE, reply=self._reply(question).model_dump(mode="json"))
+        return Answer(state=AnswerState.DONE, reply=self._reply(question).model_dump_json())
 
     def _reply(self, question: Question) -> BaseModel:
         if isinstance(question, ProductLookup):

@@ -43,7 +43,7 @@ class Desk:
 
 def _answer(question: Question, work: Callable[[], BaseModel]) -> Answer:
     try:
-        return Answer(state=AnswerState.DONE, reply=work().model_dump(mode="json"))
+        return Answer(state=AnswerState.DONE, reply=work().model_dump_json())
     except (Unanswerable, ImageError) as error:
         return _failed(error.reason, error.detail)
     except DatabaseUnavailable as error:

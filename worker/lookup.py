@@ -230,7 +230,9 @@ def _matches(search: _Search, candidates: Candidates) -> tuple[Match, ...]:
     pairs = zip(candidates.image_pks.tolist(), candidates.distances.tolist(), strict=True)
     for pk, distance in pairs:
         row = search.described.get(pk)
-        if row is None or not filters.matches(search.where, row.category, row.attributes):
+        if row is None:
+            continue
+        if search.where and not filters.matches(search.where, row.category, row.attributes):
             continue
         matches.append(_match(row, distance))
         if len(matches) == search.limit:

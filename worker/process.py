@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -56,6 +57,8 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
     name = f"{role}.{os.getpid()}@{socket.gethostname()}"
     with _open(settings, app) as process:
         _handlers = duty.start(process)
+        gc.collect()
+        gc.freeze()  # what is loaded now stays: a full collection must not walk through it again and again
         heartbeat = process.closing.enter_context(Heartbeat(process.redis, role))
         worker_ready.connect(heartbeat.start, weak=False)
         worker = app.Worker(

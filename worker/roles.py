@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Celery
 from redis import Redis
+from threadpoolctl import threadpool_limits
 
 from db.errors import DatabaseUnavailable
 from db.queries import models
@@ -205,6 +206,8 @@ def _open_embedder(process: Process) -> tuple[Embedder, ModelVersion]:
 
 
 def _answerer(process: Process) -> Answerer:
+    # Lookups run side by side already; BLAS threads under each of them would only get in their way.
+    process.closing.enter_context(threadpool_limits(limits=1, user_api="blas"))
     follower = Follower(process.database, process.settings.data_dir)
     follower.start()
     process.closing.callback(follower.stop)

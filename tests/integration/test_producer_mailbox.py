@@ -14,7 +14,7 @@ from producer.ids import new_id
 from producer.mailbox import LookupState, Mailbox
 from producer.messages import Answer, AnswerState, Failure, Reason
 
-DONE = Answer(state=AnswerState.DONE, reply={"a": 1})
+DONE = Answer(state=AnswerState.DONE, reply='{"a":1}')
 
 
 @pytest.fixture
