@@ -88,7 +88,10 @@ class DecoderPool:
         handfuls = [pictures[start : start + share] for start in range(0, len(pictures), share)]
         if len(handfuls) == 1:
             return self._in_a_child(handfuls[0], spec)
-        done = self._feeders.map(lambda handful: self._in_a_child(handful, spec), handfuls)
+        try:
+            done = self._feeders.map(lambda handful: self._in_a_child(handful, spec), handfuls)
+        except RuntimeError:  # what a closed executor raises
+            return [_stopping() for _ in pictures]
         return [result for results in done for result in results]
 
     def _in_a_child(
@@ -131,8 +134,7 @@ class DecoderPool:
         results: list[Decoded | ImageError],
     ) -> None:
         if self._closed:
-            stopping = ImageError(Reason.UNAVAILABLE, "the worker is stopping", transient=True)
-            results.extend(stopping for _ in pictures)
+            results.extend(_stopping() for _ in pictures)
             return
         try:
             for result in child.ask(pictures, spec, self._timeout):
@@ -302,6 +304,10 @@ class _Child:
             if pipe is not None:
                 pipe.close()
         return code
+
+
+def _stopping() -> ImageError:
+    return ImageError(Reason.UNAVAILABLE, "the worker is stopping", transient=True)
 
 
 def _pipe(pipe: IO[bytes] | None) -> int:
