@@ -25,7 +25,8 @@ RUN if [ "$TARGETARCH" = amd64 ]; then march="-march=$ANNOY_MARCH,"; fi \
 # What the service needs, without its code (empty files stand in for it): this layer lasts until a version changes.
 COPY pyproject.toml ./
 COPY worker/pyproject.toml worker/
-RUN --mount=type=cache,target=/root/.cache/pip \
+ENV PIP_CACHE_DIR=/var/cache/pip
+RUN --mount=type=cache,target=/var/cache/pip \
     mkdir producer && touch producer/__init__.py README.md LICENSE \
     && /opt/venv/bin/pip install -c constraints.txt -e . -e worker
 
