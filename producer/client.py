@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, JsonValue
 
 from producer import checks
+from producer.chunks import Chunk, chunks, groups
 from producer.errors import InvalidRequest, LookupTimeout, QueueFull, ServiceUnresponsive
 from producer.ids import new_id
 from producer.lookups import Asked, BatchLookup, Lookup
 from producer.messages import (
-    ImageItem,
     IngestChunk,
     Outcome,
     PictureLookup,
@@ -31,22 +31,17 @@ from producer.messages import (
 )
 from producer.pictures import PictureSource, to_ref
 from producer.receipts import Receipt, Tracker
+from producer.room import Room, WhenFull
 from producer.rows import Row
 from producer.settings import ProducerSettings
 from producer.transport import RedisTransport, Transport
 from producer.versions import Versions
 from producer.where import to_where
 
-WhenFull = Literal["wait", "raise"]
 R = TypeVar("R", bound=BaseModel)
 T = TypeVar("T")
-GROUP = 16
-"""Chunks that are written down in one round trip."""
-CHUNK_BYTES = 8 * 1024 * 1024
-"""A chunk is closed early when the bytes to go beside it are more than this."""
 MAX_REMOVALS = 1000
 MAX_THUMBNAILS = 500
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 
 
 class Producer:
@@ -108,9 +103,10 @@ class Producer:
         """
         row = Row(product_id, image, name, category, attributes, version)
         item, data = row.item(self._versions.next())
-        pictures = {} if data is None else {_key(item): data}
-        room = _Room(self._transport, self._settings.max_backlog, when_full, timeout)
-        return self._send([_Chunk([item], pictures)], room)[0]
+        chunk = Chunk()
+        chunk.add(item, data)
+        room = Room(self._transport, self._settings.max_backlog, when_full, timeout)
+        return self._send([chunk], room)[0]
 
     def add_many(
         self,
@@ -128,10 +124,10 @@ class Producer:
         whole call. At a row that is wrong, raises InvalidRequest that says which; at a full queue, QueueFull,
         whose `accepted` says how many rows were taken. The rows before either are accepted.
         """
-        room = _Room(self._transport, self._settings.max_backlog, when_full, timeout)
+        room = Room(self._transport, self._settings.max_backlog, when_full, timeout)
         receipts: list[Receipt] = []
         accepted = 0
-        for group in _groups(self._chunks(rows)):
+        for group in groups(chunks(rows, self._settings.chunk_size, self._versions)):
             waiting = group
             while waiting:
                 part, waiting = self._part(waiting, room, accepted)
@@ -154,7 +150,7 @@ class Producer:
         twice the backlog is allowed, so that a flood of new pictures does not hold removals up.
         """
         ids = checks.product_ids(product_ids, most=None)
-        room = _Room(self._transport, 2 * self._settings.max_backlog, when_full, timeout)
+        room = Room(self._transport, 2 * self._settings.max_backlog, when_full, timeout)
         receipts = []
         for start in range(0, len(ids), MAX_REMOVALS):
             removals = tuple(
@@ -270,28 +266,9 @@ class Producer:
 
     # -- how --------------------------------------------------------------------------------------
 
-    def _chunks(self, rows: Iterable[Row | Mapping[str, Any]]) -> Iterator[_Chunk]:
-        chunk = _Chunk([], {})
-        number = 0
-        try:
-            for number, value in enumerate(rows, start=1):  # noqa: B007
-                item, data = Row.of(value).item(self._versions.next())
-                chunk.add(item, data)
-                if chunk.full(self._settings.chunk_size):
-                    yield chunk
-                    chunk = _Chunk([], {})
-        except Exception as error:
-            if chunk.items:
-                yield chunk
-            if type(error) is InvalidRequest:
-                raise _located(error, number) from None
-            raise
-        if chunk.items:
-            yield chunk
-
     def _part(
-        self, group: list[_Chunk], room: _Room, accepted: int
-    ) -> tuple[list[_Chunk], list[_Chunk]]:
+        self, group: list[Chunk], room: Room, accepted: int
+    ) -> tuple[list[Chunk], list[Chunk]]:
         try:
             free = room.wait_for_one()
         except QueueFull as error:
@@ -299,7 +276,7 @@ class Producer:
             raise
         return group[:free], group[free:]
 
-    def _send(self, chunks: Sequence[_Chunk], room: _Room) -> list[Receipt]:
+    def _send(self, chunks: Sequence[Chunk], room: Room) -> list[Receipt]:
         if room.unknown:
             room.wait_for_one()
         for chunk in chunks:
@@ -309,7 +286,7 @@ class Producer:
             [IngestChunk(id=new_id(), accepted_at=now, items=tuple(c.items)) for c in chunks], room
         )
 
-    def _accept(self, jobs: Sequence[IngestChunk | RemoveChunk], room: _Room) -> list[Receipt]:
+    def _accept(self, jobs: Sequence[IngestChunk | RemoveChunk], room: Room) -> list[Receipt]:
         room.taken(self._transport.accept(jobs))
         return [Receipt(job.id, len(job.items), self._transport) for job in jobs]
 
@@ -344,97 +321,6 @@ class Producer:
     def _new_question(self, lifetime: float | None = None) -> dict[str, Any]:
         kept = self._settings.lookup_ttl if lifetime is None else lifetime
         return {"id": new_id(), "expires_at": time.time() + kept}
-
-
-class _Chunk:
-    """Pictures that go into one message, and the bytes that go beside it."""
-
-    def __init__(self, items: list[ImageItem], pictures: dict[str, bytes]) -> None:
-        self.items = items
-        self.pictures = pictures
-        self._bytes = 0
-
-    def add(self, item: ImageItem, data: bytes | None) -> None:
-        """Take one more picture in."""
-        self.items.append(item)
-        if data is not None:
-            self.pictures[_key(item)] = data
-            self._bytes += len(data)
-
-    def full(self, size: int) -> bool:
-        """Whether it is time to send."""
-        return len(self.items) >= size or self._bytes > CHUNK_BYTES
-
-
-class _Room:
-    """How many more jobs the service may be given, and what to do when there are none."""
-
-    def __init__(
-        self, transport: Transport, most: int, when_full: WhenFull, timeout: float | None
-    ) -> None:
-        checks.one_of("when_full", when_full, ("wait", "raise"))
-        self._transport = transport
-        self._most = most
-        self._raise = when_full == "raise"
-        self._timeout = timeout
-        self._deadline = float("inf") if timeout is None else time.monotonic() + timeout
-        self._backlog: int | None = None
-
-    @property
-    def unknown(self) -> bool:
-        """Whether nobody has looked yet."""
-        return self._backlog is None
-
-    def taken(self, backlog: int) -> None:
-        """Remember the backlog that the last jobs met."""
-        self._backlog = backlog
-
-    def wait_for_one(self) -> int:
-        """The number of jobs there is room for, at least one; QueueFull if there is none in time."""
-        pause = _FIRST_PAUSE
-        if self._backlog is None:
-            self._backlog = self._transport.backlog()
-        while self._backlog >= self._most:
-            left = self._deadline - time.monotonic()
-            if self._raise or left <= 0:
-                raise QueueFull(self._complaint())
-            time.sleep(min(pause, left))
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
-            self._backlog = self._transport.backlog()
-        return self._most - self._backlog
-
-    def _complaint(self) -> str:
-        waited = "" if self._raise else f" after {self._timeout:g} s"
-        return (
-            f"{self._backlog} jobs are waiting to be applied, {self._most} are allowed{waited}: try later, "
-            "start more workers, or raise LOOKALIKE_MAX_BACKLOG"
-        )
-
-
-def _groups(chunks: Iterable[_Chunk]) -> Iterator[list[_Chunk]]:
-    """Chunks by the group; what came before an error of the rows is given out before it is raised."""
-    group: list[_Chunk] = []
-    try:
-        for chunk in chunks:
-            group.append(chunk)
-            if len(group) == GROUP:
-                yield group
-                group = []
-    except Exception:
-        if group:
-            yield group
-        raise
-    if group:
-        yield group
-
-
-def _key(item: ImageItem) -> str:
-    return item.image.key if item.image.kind == "bytes" else ""
-
-
-def _located(error: InvalidRequest, number: int) -> InvalidRequest:
-    before = f"; the {number - 1} rows before it were accepted" if number > 1 else ""
-    return InvalidRequest(f"row {number}: {error}{before}")
 
 
 def _lookup_id(value: object) -> str:

@@ -24,7 +24,7 @@ _TAKE = (
 
 
 def current(session: Session) -> int:
-    """The revision of the newest change that this session sees; 0 before the first."""
+    """The revision of the newest change that this transaction sees; 0 before the first."""
     row = _CURRENT.row(session)
     return int(row[0]) if row else 0
 

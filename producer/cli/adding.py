@@ -10,11 +10,12 @@ from pathlib import Path
 
 from producer.catalogue import read_located_rows
 from producer.cli.terminal import Meter, Terminal, table
-from producer.client import Producer, WhenFull
+from producer.client import Producer
 from producer.errors import CatalogueFileError, InvalidRequest, LookalikeError
 from producer.messages import Outcome, Scalar
 from producer.pictures import is_address, read_bytes
 from producer.receipts import Receipt, Tracker
+from producer.room import WhenFull
 from producer.rows import Row
 
 BATCH = 512

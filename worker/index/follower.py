@@ -217,7 +217,7 @@ def _candidates(session: Session) -> Iterator[generations.Generation]:
 
 
 def _brought_up(session: Session, state: _State) -> _State:
-    """Put the changes that this session's snapshot has and the state has not into the overlay."""
+    """Put the changes that the snapshot of this transaction has and the state has not into the overlay."""
     revision = catalogue.head(session).revision
     view = state.view
     if revision <= view.revision:
