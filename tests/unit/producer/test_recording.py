@@ -175,7 +175,7 @@ def test_chunks_are_as_large_as_set_and_closed_early_by_bytes(
     receipts = shop.add_many(rows, progress=seen.append)
     assert [receipt.items for receipt in receipts] == [4, 4, 2]
     assert seen == [10]
-    monkeypatch.setattr("producer.client.CHUNK_BYTES", 10)
+    monkeypatch.setattr("producer.chunks.CHUNK_BYTES", 10)
     large = [{"product_id": str(number), "image": bytes([number]) * 6} for number in range(4)]
     assert [receipt.items for receipt in shop.add_many(large)] == [2, 2]
 
