@@ -15,6 +15,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
 
 from db.address import parse, shown
+from db.errors import DatabaseUnavailable, SchemaOutdated
 from db.faults import TRANSLATED, translate
 
 Dialect = Literal["sqlite", "postgresql"]
@@ -157,10 +158,22 @@ def _sqlite_engine(url: URL, mode: Mode, options: dict[str, Any]) -> Engine:
         "check_same_thread": False,
     }
     engine = create_engine(url, connect_args=connect_args, **options)
-    folder = Path(url.database or ".").parent
+    file = Path(url.database or ".")
 
     def before_connect(*_: Any) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        if mode == "migrating":
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DatabaseUnavailable(
+                    f"the folder {file.parent} cannot be made ({error.strerror}): check "
+                    "LOOKALIKE_DATABASE_URL and LOOKALIKE_DATA_DIR"
+                ) from error
+        elif not file.exists():  # a look into the wrong folder must not leave a catalogue there
+            raise SchemaOutdated(
+                f"there is no catalogue at {file}: run `lookalike-worker migrate`, or check "
+                "LOOKALIKE_DATABASE_URL and LOOKALIKE_DATA_DIR"
+            )
 
     def set_up(connection: sqlite3.Connection, record: Any) -> None:
         _set_pragmas(connection, mode)

@@ -42,9 +42,12 @@ def check_schema(database: Database) -> None:
 
 
 def current(database: Database) -> str | None:
-    """The revision that the schema is at; None for an empty database."""
-    with database.reading() as session:
-        return MigrationContext.configure(session.connection()).get_current_revision()
+    """The revision that the schema is at; None for an empty database, or a file that is not there."""
+    try:
+        with database.reading() as session:
+            return MigrationContext.configure(session.connection()).get_current_revision()
+    except SchemaOutdated:
+        return None
 
 
 def head() -> str:

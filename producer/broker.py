@@ -12,15 +12,13 @@ from redis.connection import parse_url
 from producer import keys
 from producer.messages import Message, Queue
 from producer.settings import ProducerSettings
+from producer.transport import CONNECT_TIMEOUT, HEALTH_CHECK_EVERY, SOCKET_TIMEOUT
 
 VISIBILITY_TIMEOUT = 600
 """Seconds after which Redis gives an un-acknowledged message to another worker.
 
 Longer than the longest late-acknowledged task, and the same in every process on this Redis.
 """
-CONNECT_TIMEOUT = 3.0
-SOCKET_TIMEOUT = 30.0
-"""Seconds; longer than the workers' blocking pop, so that waiting for work is no error."""
 
 
 def celery_app(settings: ProducerSettings) -> Celery:
@@ -86,7 +84,7 @@ def _transport_options() -> dict[str, Any]:
         "socket_connect_timeout": CONNECT_TIMEOUT,
         "socket_timeout": SOCKET_TIMEOUT,
         "socket_keepalive": True,
-        "health_check_interval": 25,
+        "health_check_interval": HEALTH_CHECK_EVERY,
     }
 
 

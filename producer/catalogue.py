@@ -35,14 +35,18 @@ def read_rows(path: str | Path) -> Iterator[Row]:
 def read_located_rows(path: str | Path) -> Iterator[tuple[str, Row]]:
     """The rows of a catalogue, each with where it stands: `FILE:LINE`, or the picture's path."""
     path = Path(path)
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise CatalogueFileError(f"{str(path)[:200]}: {error.strerror or error}") from None
+    if is_folder:
         return _read_folder(path)
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         return _located(path, _csv_values(path))
     if suffix in (".jsonl", ".ndjson"):
         return _located(path, _json_values(path))
-    if not path.exists():
+    if not exists:
         raise CatalogueFileError(f"{path}: no such file or folder; expected {_KINDS}")
     raise CatalogueFileError(f"{path}: not a kind of catalogue that can be read; expected {_KINDS}")
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from producer.errors import InvalidRequest
-from producer.messages import MAX_BATCH, MAX_LIMIT
+from producer.messages import MAX_BATCH, MAX_LIMIT, MAX_MATCHES
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -66,6 +66,15 @@ def product_ids(values: object, *, most: int | None = MAX_BATCH) -> tuple[str, .
             f"at most {most} product ids in one lookup, not {len(ids)}: ask in parts"
         )
     return ids
+
+
+def matches(product_ids: Sequence[str], limit: int) -> None:
+    """A batch whose reply stays of a size that Redis and the asker can take."""
+    if len(product_ids) * limit > MAX_MATCHES:
+        raise InvalidRequest(
+            f"product ids times limit must be at most {MAX_MATCHES:,} in one lookup, not "
+            f"{len(product_ids):,} times {limit:,}: ask in parts, or for fewer matches"
+        )
 
 
 def one_of(name: str, value: object, allowed: Sequence[str]) -> None:

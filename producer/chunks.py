@@ -13,7 +13,7 @@ from producer.versions import Versions
 GROUP = 16
 """Chunks that are written down in one round trip."""
 CHUNK_BYTES = 8 * 1024 * 1024
-"""A chunk is closed early when the bytes to go beside it are more than this."""
+"""A chunk, and a group, is closed early when the bytes to go beside it are more than this."""
 
 
 class Chunk:
@@ -22,18 +22,18 @@ class Chunk:
     def __init__(self) -> None:
         self.items: list[ImageItem] = []
         self.pictures: dict[str, bytes] = {}
-        self._bytes = 0
+        self.bytes = 0
 
     def add(self, item: ImageItem, data: bytes | None) -> None:
         """Take one more picture in."""
         self.items.append(item)
         if data is not None and item.image.kind == "bytes":
             self.pictures[item.image.key] = data
-            self._bytes += len(data)
+            self.bytes += len(data)
 
     def full(self, size: int) -> bool:
         """Whether it is time to send."""
-        return len(self.items) >= size or self._bytes > CHUNK_BYTES
+        return len(self.items) >= size or self.bytes > CHUNK_BYTES
 
 
 def chunks(
@@ -68,7 +68,7 @@ def groups(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
     try:
         for chunk in chunks:
             group.append(chunk)
-            if len(group) == GROUP:
+            if len(group) == GROUP or sum(each.bytes for each in group) > CHUNK_BYTES:
                 yield group
                 group = []
     except Exception:

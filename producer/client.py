@@ -208,12 +208,12 @@ class Producer:
             raise InvalidRequest("give either a product id or image=, not both and not neither")
         if image is None:
             ids: tuple[str, ...] = (checks.product_id(product_id),)
-            return self._ask_products(ids, limit, where, Lookup, product_id)
+            return self._ask_products(ids, limit, where, Lookup)
         fields = {"limit": checks.limit(limit), "where": to_where(where)}
         ref, data = to_ref(image)
         question = checks.build(PictureLookup, image=ref, **fields, **self._new_question())
         if data is not None and ref.kind == "bytes":
-            self._transport.store({ref.key: data})
+            self._transport.store({ref.key: data}, self._settings.lookup_ttl)
         self._transport.ask(question)
         return Lookup(question.id, self._transport)
 
@@ -223,7 +223,10 @@ class Producer:
         limit: int = 10,
         where: Mapping[str, object] | None = None,
     ) -> BatchLookup:
-        """Ask about up to 256 products in one message; their replies come from one view of the index."""
+        """Ask about up to 256 products in one message; their replies come from one view of the index.
+
+        Products times `limit` may be at most 25,600.
+        """
         return self._ask_products(checks.product_ids(product_ids), limit, where, BatchLookup)
 
     def lookup(self, lookup_id: str) -> Lookup:
@@ -280,7 +283,7 @@ class Producer:
         if room.unknown:
             room.wait_for_one()
         for chunk in chunks:
-            self._transport.store(chunk.pictures)
+            self._transport.store(chunk.pictures, self._settings.picture_ttl)
         now = time.time()
         return self._accept(
             [IngestChunk(id=new_id(), accepted_at=now, items=tuple(c.items)) for c in chunks], room
@@ -295,18 +298,18 @@ class Producer:
         product_ids: tuple[str, ...],
         limit: int,
         where: Mapping[str, object] | None,
-        handle: Callable[..., T],
-        *about: str | None,
+        handle: Callable[[str, Transport], T],
     ) -> T:
+        checks.matches(product_ids, checks.limit(limit))
         question = checks.build(
             ProductLookup,
             product_ids=product_ids,
-            limit=checks.limit(limit),
+            limit=limit,
             where=to_where(where),
             **self._new_question(),
         )
         self._transport.ask(question)
-        return handle(question.id, self._transport, *about)
+        return handle(question.id, self._transport)
 
     def _ask(self, question: Question, reply: type[R], timeout: float) -> R:
         self._transport.ask(question)

@@ -126,18 +126,11 @@ class _Reasoned(LookupError_):
 class ProductNotFound(LookupError_):
     """The product is not in the catalogue: check its id, or add it first."""
 
-    def __init__(self, product_id: str | None = None) -> None:
-        super().__init__(
-            f"product {product_id!r} is not in the catalogue: check its id, or add it first"
-            if product_id is not None
-            else None
-        )
-        self.args = (product_id,)
+    def __init__(self, product_id: str) -> None:
+        super().__init__(product_id)  # what pickle and copy call __init__ with
         self.product_id = product_id
 
     def __str__(self) -> str:
-        if self.product_id is None:
-            return inspect.cleandoc(type(self).__doc__ or "")
         return f"product {self.product_id!r} is not in the catalogue: check its id, or add it first"
 
 

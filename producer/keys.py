@@ -14,8 +14,13 @@ LEDGER_DUE = PREFIX + "ledger:due"
 """Sorted set: job id → the time (epoch seconds) from which the sweeper may publish it again."""
 LEDGER_APPLIED = PREFIX + "ledger:applied"
 """Sorted set: queue → when the newest job applied from it was accepted (epoch seconds)."""
-UNACKED = PREFIX + "unacked"
-"""Hash that the broker keeps of messages handed to workers and not acknowledged."""
+LEDGER_STARTS = PREFIX + "ledger:starts"
+"""Hash: job id → how often a worker has begun it."""
+
+REBUILD_FAILURE = PREFIX + "rebuild:failure"
+"""String: JSON of the last rebuild's failure, until one succeeds."""
+WORKERS = PREFIX + "workers"
+"""Hash: process of the service → JSON of its last heartbeat."""
 
 
 def queue(name: str) -> str:
@@ -36,8 +41,3 @@ def picture(sha256: str) -> str:
 def outcome(job_id: str) -> str:
     """String: JSON of the `Outcome` of a job; expires."""
     return f"{PREFIX}outcome:{job_id}"
-
-
-def worker(name: str) -> str:
-    """String: JSON heartbeat of a worker process; expires."""
-    return f"{PREFIX}worker:{name}"

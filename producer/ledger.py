@@ -21,7 +21,6 @@ from producer.messages import ImageItem, IngestChunk, Job, Outcome, Queue, Remov
 
 if TYPE_CHECKING:
     from redis import Redis
-    from redis.client import Pipeline
 
 log = logging.getLogger(__name__)
 
@@ -33,36 +32,93 @@ RETRY_AFTER = 30.0
 JOB_TYPES: Mapping[str, type[Job]] = {job.task: job for job in (IngestChunk, RemoveChunk)}
 PAGE = 200
 
+# A job may be delivered twice, to two workers at once. Who is first to strike it out says what became of it;
+# the other changes nothing, so that one failure never breeds two retries.
+# The horizon is held back to the server's time: a producer whose clock is fast must not make all that was
+# accepted since look overtaken.
+_CLEAR = """
+local ledger, due, starts, applied, outcome = unpack(KEYS)
+local id, queue, issued, ended, ttl, next_id, next_job, next_due = unpack(ARGV)
+if redis.call('HDEL', ledger, id) == 0 then
+    return 0
+end
+redis.call('ZREM', due, id)
+redis.call('HDEL', starts, id)
+local time = redis.call('TIME')
+local horizon = math.min(tonumber(issued), time[1] + time[2] / 1000000)
+redis.call('ZADD', applied, 'GT', horizon, queue)
+redis.call('SET', outcome, ended, 'PX', ttl)
+if next_id then
+    redis.call('HSET', ledger, next_id, next_job)
+    redis.call('ZADD', due, next_due, next_id)
+end
+return 1
+"""
+_BEGIN = """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+    return 0
+end
+return redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
+"""
+
 
 class Ledger:
     """The ledger on one Redis. `outcome_ttl` is how many seconds the outcome of a job is kept."""
 
-    def __init__(self, redis: Redis, *, outcome_ttl: float = 900.0) -> None:
+    def __init__(self, redis: Redis, *, outcome_ttl: float = 86_400.0) -> None:
         self._redis = redis
         self._outcome_ttl = max(1, round(outcome_ttl * 1000))
+        self._clear = redis.register_script(_CLEAR)
+        self._begin = redis.register_script(_BEGIN)
 
     def accept(self, jobs: Sequence[Job]) -> int:
         """Write new jobs down, all or none; returns how many the ledger holds after it."""
         due = time.time() + GRACE
         with self._redis.pipeline(transaction=True) as pipe:
-            _write(pipe, [(job, due) for job in jobs])
+            pipe.hset(keys.LEDGER, mapping={job.id: _stored(job) for job in jobs})
+            pipe.zadd(keys.LEDGER_DUE, {job.id: due for job in jobs})
             pipe.zcard(keys.LEDGER_DUE)
             return int(pipe.execute()[-1])
 
-    def clear(self, job: Job, outcome: Outcome, *, follow_up: Job | None = None) -> None:
+    def begin(self, job: Job) -> int:
+        """Count a start of the job: 1 for the first, 0 if it has been struck out already.
+
+        0 is a late copy, which there is no need to work on. A great number is a job that kills its workers.
+        """
+        found = self._begin(keys=[keys.LEDGER, keys.LEDGER_STARTS], args=[job.id])
+        return cast("int", found)
+
+    def clear(self, job: Job, outcome: Outcome, *, follow_up: Job | None = None) -> bool:
         """Strike a job out and say what became of it, after its change is committed.
 
         `follow_up` takes over the items that failed for a passing reason. It is written in the same step, so
-        that no crash can lose it; the sweeper publishes it when it is due.
+        that no crash can lose it; the sweeper publishes it when it is due. False, and nothing is written, if
+        the job was struck out before: what another worker said of it holds.
         """
-        with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hdel(keys.LEDGER, job.id)
-            pipe.zrem(keys.LEDGER_DUE, job.id)
-            pipe.zadd(keys.LEDGER_APPLIED, {job.queue.value: issued_at(job.id) or 0.0}, gt=True)
-            pipe.set(keys.outcome(job.id), outcome.model_dump_json(), px=self._outcome_ttl)
-            if follow_up is not None:
-                _write(pipe, [(follow_up, time.time() + _retry_after(follow_up.attempt))])
-            pipe.execute()
+        args: list[str | float] = [
+            job.id,
+            job.queue.value,
+            issued_at(job.id) or 0.0,
+            outcome.model_dump_json(exclude_defaults=True),
+            self._outcome_ttl,
+        ]
+        if follow_up is not None:
+            due = time.time() + _retry_after(follow_up.attempt)
+            args += [follow_up.id, _stored(follow_up), due]
+        places = [keys.LEDGER, keys.LEDGER_DUE, keys.LEDGER_STARTS, keys.LEDGER_APPLIED]
+        return bool(self._clear(keys=[*places, keys.outcome(job.id)], args=args))
+
+    def hold(self, job: Job, seconds: float) -> None:
+        """Give the worker that began the job so much time from now; then the sweeper may publish it again."""
+        self._postpone({job.id: time.time() + seconds})
+
+    def excuse(self, job: Job, after: float) -> None:
+        """Have the job published again after so many seconds, and forget that it was begun.
+
+        For a job that nothing is wrong with, whose worker could not do its part for the moment.
+        """
+        self._redis.hdel(keys.LEDGER_STARTS, job.id)
+        self._postpone({job.id: time.time() + after})
 
     def follow_up(self, job: IngestChunk, items: Sequence[ImageItem]) -> IngestChunk:
         """A job that tries some of a job's items once more, to be given to `clear`."""
@@ -137,11 +193,6 @@ class Ledger:
     def _postpone(self, due: Mapping[str, float]) -> None:
         if due:  # xx: what has been struck out meanwhile must not come back
             self._redis.zadd(keys.LEDGER_DUE, dict(due), xx=True)
-
-
-def _write(pipe: Pipeline, jobs: Sequence[tuple[Job, float]]) -> None:
-    pipe.hset(keys.LEDGER, mapping={job.id: _stored(job) for job, _ in jobs})
-    pipe.zadd(keys.LEDGER_DUE, {job.id: due for job, due in jobs})
 
 
 def _stored(job: Job) -> str:

@@ -48,10 +48,9 @@ _PICTURE_REASONS = frozenset(
 class _Asked(Generic[R]):
     """A question with an id, a state, and, once answered, a reply of type R."""
 
-    def __init__(self, id_: str, transport: Transport, product_id: str | None = None) -> None:
+    def __init__(self, id_: str, transport: Transport) -> None:
         self._id = id_
         self._transport = transport
-        self._product_id = product_id
 
     @property
     def id(self) -> str:
@@ -87,7 +86,7 @@ class _Asked(Generic[R]):
         self, state: LookupState, answer: Answer | None, timeout: float | None
     ) -> LookupError_:
         if answer is not None and answer.failure is not None:
-            return _failure(answer.failure, self._product_id)
+            return _failure(answer.failure)
         if state is LookupState.UNKNOWN:
             return UnknownLookup(
                 f"no lookup {self._id!r} was asked here: check the id, and that LOOKALIKE_REDIS_URL is the "
@@ -137,11 +136,7 @@ class Asked(_Asked[R]):
         return self._reply.model_validate_json(reply)
 
 
-def _failure(failure: Failure, product_id: str | None) -> LookupError_:
-    if failure.reason is Reason.PRODUCT_NOT_FOUND:
-        return ProductNotFound(product_id)
-    if failure.reason is Reason.LOOKUP_EXPIRED:
-        return LookupExpired()
+def _failure(failure: Failure) -> LookupError_:
     if failure.reason in _PICTURE_REASONS:
         return PictureRejected(failure.reason, failure.detail)
     return LookupFailed(failure.reason, failure.detail)

@@ -18,10 +18,23 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 _FINAL = frozenset({AnswerState.DONE, AnswerState.FAILED, AnswerState.EXPIRED})
 _QUEUED = Answer(state=AnswerState.QUEUED).model_dump_json().encode()
 _RUNNING = Answer(state=AnswerState.RUNNING).model_dump_json().encode()
+# In one step: an answer that another worker posts meanwhile must stay.
+_BEGIN = """
+local found = redis.call('GET', KEYS[1])
+if found ~= ARGV[1] and found ~= ARGV[2] then
+    return 0
+end
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+return 1
+"""
 
 
 class LookupState(StrEnum):
-    """The state of a lookup: one of six, told apart for ever (invariant 4)."""
+    """The state of a lookup: one of six, told apart for ever (invariant 4).
+
+    What is gone is told from what never was by the time in its id. So the well-formed id of a question that
+    was asked long ago, but somewhere else, reads as expired and not as unknown.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -37,15 +50,20 @@ class LookupState(StrEnum):
 
 
 class Mailbox:
-    """The mailboxes on one Redis. `ttl` is how many seconds an answer is kept."""
+    """The mailboxes on one Redis. `ttl` is how many seconds from its opening one is kept, if not told."""
 
     def __init__(self, redis: Redis, ttl: float) -> None:
         self._redis = redis
-        self._ttl = max(1, round(ttl * 1000))
+        self._ttl = ttl
+        self._begin = redis.register_script(_BEGIN)
 
-    def open(self, question_id: str) -> None:
-        """Say that the question is queued. Done before it is published, so that no answer is overwritten."""
-        self._redis.set(keys.mailbox(question_id), _QUEUED, px=self._ttl)
+    def open(self, question_id: str, ttl: float | None = None) -> None:
+        """Say that the question is queued. Done before it is published, so that no answer is overwritten.
+
+        The mailbox is kept for `ttl` seconds from now, whatever is put into it: whoever asks decides.
+        """
+        kept = max(1, round((self._ttl if ttl is None else ttl) * 1000))
+        self._redis.set(keys.mailbox(question_id), _QUEUED, px=kept)
 
     def running(self, question_id: str) -> bool:
         """Say that a worker has begun; False if there is nothing to do.
@@ -53,20 +71,11 @@ class Mailbox:
         That is so when the question was answered already (the broker delivered it twice), or when its
         mailbox has expired and nobody could read an answer.
         """
-        key = keys.mailbox(question_id)
-        before = cast(
-            "bytes | None", self._redis.set(key, _RUNNING, px=self._ttl, xx=True, get=True)
-        )
-        if before is None:
-            return False
-        if _parse(before).state in _FINAL:
-            self._redis.set(key, before, px=self._ttl)
-            return False
-        return True
+        return bool(self._begin(keys=[keys.mailbox(question_id)], args=[_QUEUED, _RUNNING]))
 
     def post(self, question_id: str, answer: Answer) -> None:
-        """Leave the answer; it is kept for the mailbox's `ttl` from now."""
-        self._redis.set(keys.mailbox(question_id), answer.model_dump_json(), px=self._ttl)
+        """Leave the answer, for as long as its mailbox is kept; none is left if that is over."""
+        self._redis.set(keys.mailbox(question_id), answer.model_dump_json(), xx=True, keepttl=True)
 
     def read(self, question_id: str) -> Answer | None:
         """What lies in the mailbox; None if it has expired or never was."""
@@ -74,7 +83,7 @@ class Mailbox:
         return None if raw is None else _parse(raw)
 
     def state(self, question_id: str) -> LookupState:
-        """The state of the question, also long after its mailbox is gone."""
+        """The state of the question, also long after its mailbox is gone; see `LookupState`."""
         return self.state_of(question_id, self.read(question_id))
 
     def state_of(self, question_id: str, answer: Answer | None) -> LookupState:
@@ -82,7 +91,7 @@ class Mailbox:
         if answer is not None:
             return LookupState(answer.state.value)
         issued = issued_at(question_id)
-        old = issued is not None and issued + self._ttl / 1000 <= time.time()
+        old = issued is not None and issued + self._ttl <= time.time()
         return LookupState.EXPIRED if old else LookupState.UNKNOWN
 
     def wait(self, question_id: str, timeout: float | None) -> Answer | None:

@@ -27,6 +27,9 @@ WIRE_VERSION: Literal[1] = 1
 MIN_CHUNK, MAX_CHUNK = 1, 64
 MAX_LIMIT = 1000
 MAX_BATCH = 256
+MAX_MATCHES = 25_600
+"""The most that a batch may ask for altogether: its product ids times its limit."""
+MAX_DETAIL = 500
 MAX_ATTRIBUTES = 64
 
 
@@ -43,9 +46,7 @@ class Queue(StrEnum):
 class Reason(StrEnum):
     """Why an item or a lookup could not be served. Stable codes: they reach callers and dead letters."""
 
-    PRODUCT_NOT_FOUND = "product_not_found"
     INVALID_MESSAGE = "invalid_message"
-    LOOKUP_EXPIRED = "lookup_expired"
     UNSUPPORTED_FORMAT = "unsupported_format"
     CORRUPT_IMAGE = "corrupt_image"
     TOO_LARGE = "too_large"
@@ -58,6 +59,7 @@ class Reason(StrEnum):
     PATH_DENIED = "path_denied"
     BYTES_EXPIRED = "bytes_expired"
     BAD_VECTOR = "bad_vector"
+    WORKER_FAILED = "worker_failed"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 
@@ -228,6 +230,8 @@ class RemoveChunk(Job):
 class Question(Message):
     """A message whose answer the asker polls for in the mailbox `keys.mailbox(id)`."""
 
+    kept: ClassVar[float] = 0.0
+    """Seconds that the mailbox is kept at least; one of a lookup is kept until it expires."""
     id: Identifier
     expires_at: float
     """Seconds since the epoch after which nobody waits for the answer any more."""
@@ -258,6 +262,7 @@ class StatusRequest(Question):
 
     task: ClassVar[str] = "lookalike.status"
     queue: ClassVar[Queue] = Queue.CONTROL
+    kept: ClassVar[float] = 60.0
 
 
 class ThumbnailRequest(Question):
@@ -265,6 +270,7 @@ class ThumbnailRequest(Question):
 
     task: ClassVar[str] = "lookalike.thumbnails"
     queue: ClassVar[Queue] = Queue.CONTROL
+    kept: ClassVar[float] = 60.0
     images: Annotated[tuple[tuple[ProductId, ImageName], ...], Field(min_length=1, max_length=500)]
 
 
@@ -387,6 +393,8 @@ class StatusReply(Frozen):
     dead_letters: dict[str, int] = Field(default_factory=dict)
     """Count of dead letters by reason."""
     workers: tuple[WorkerStatus, ...] = ()
+    rebuild_failure: str | None = None
+    """Why the last rebuild failed, if it did."""
 
 
 class Thumbnail(Frozen):
@@ -432,13 +440,18 @@ class Answer(Frozen):
     failure: Failure | None = None
 
 
+def _cut(detail: str) -> str:
+    """Outcomes are kept by the hundred thousand: no address or traceback may make one large."""
+    return detail if len(detail) <= MAX_DETAIL else f"{detail[: MAX_DETAIL - 1]}…"
+
+
 class ItemFailure(Frozen):
     """An item of a chunk that was given up, or will be tried again as part of the job `retried_as`."""
 
     product_id: str
     name: str | None
     reason: Reason
-    detail: str
+    detail: Annotated[str, AfterValidator(_cut)]
     retried_as: str | None = None
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 25 * 1024 * 1024
 """The largest picture that is sent; the worker takes no larger one from anywhere."""
-_BATCH_BYTES = 8 * 1024 * 1024
 _PLAIN_HOST = re.compile(r"^//[A-Za-z0-9.-]+(:\d+)?/")
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -104,27 +103,38 @@ def _read(source: bytes | bytearray | memoryview | BinaryIO) -> bytes:
     return data
 
 
+# PEXPIRE … GT, which Redis 6.2 does not know; says whether the bytes are there.
+_PROLONG = """
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 and left < tonumber(ARGV[1]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[1])
+end
+return left ~= -2
+"""
+
+
 class PictureStore:
-    """Bytes that travel beside their messages, by their SHA-256. `ttl` is how many seconds they are kept."""
+    """Bytes that travel beside their messages, by their SHA-256."""
 
-    def __init__(self, redis: Redis, ttl: float) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._ttl = max(1, round(ttl * 1000))
 
-    def put(self, pictures: Mapping[str, bytes]) -> None:
-        """Keep pictures from now on; those that are there already are not sent again."""
+    def put(self, pictures: Mapping[str, bytes], ttl: float) -> None:
+        """Keep pictures for at least `ttl` seconds from now.
+
+        Those that are there already are not sent again, and their life is never shortened: the same bytes
+        may be a question of a minute and a product that waits its turn for a day.
+        """
         if not pictures:
             return
+        kept = max(1, round(ttl * 1000))
         with self._redis.pipeline(transaction=False) as pipe:
             for key in pictures:
-                pipe.pexpire(keys.picture(key), self._ttl)
+                pipe.eval(_PROLONG, 1, keys.picture(key), kept)
             there = pipe.execute()
-            size = 0
             for (key, data), known in zip(pictures.items(), there, strict=True):
                 if not known:
-                    pipe.set(keys.picture(key), data, px=self._ttl)
-                    size += len(data)
-                if size > _BATCH_BYTES:
-                    pipe.execute()
-                    size = 0
+                    # Somebody else may send them at this moment, to be kept for longer or for shorter.
+                    pipe.set(keys.picture(key), data, px=kept, nx=True)
+                    pipe.eval(_PROLONG, 1, keys.picture(key), kept)
             pipe.execute()

@@ -146,7 +146,7 @@ class _Recording:
         self._reach()
         return self.waiting
 
-    def store(self, pictures: Mapping[str, bytes]) -> None:
+    def store(self, pictures: Mapping[str, bytes], ttl: float) -> None:
         """Keep bytes."""
         self._reach()
         self.pictures.update(pictures)

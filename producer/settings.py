@@ -34,7 +34,9 @@ class ProducerSettings(BaseSettings):
     lookup_ttl: float = Field(900.0, gt=0)
     """Seconds that a lookup and its reply are kept."""
     picture_ttl: float = Field(86_400.0, gt=0)
-    """Seconds that bytes sent beside a message are kept."""
+    """Seconds that the bytes of a product's picture are kept; those of a question for `lookup_ttl`."""
+    outcome_ttl: float = Field(86_400.0, gt=0)
+    """Seconds that it is remembered what became of a job, for whoever waits for it."""
 
     @field_validator("redis_url")
     @classmethod

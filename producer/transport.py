@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from producer import keys
@@ -35,8 +37,24 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
+CONNECT_TIMEOUT = 3.0
+SOCKET_TIMEOUT = 30.0
+"""Seconds; longer than the workers' blocking pop, so that waiting for work is no error."""
+HEALTH_CHECK_EVERY = 25
 CONNECTIONS = 10
 """Threads of one process that can publish at the same moment; more wait for their turn."""
+
+
+_ADDRESS = re.compile(
+    r"(?:(?P<scheme>rediss?)://(?:[^/?#]*@)?(?P<server>(?:[\w.-]*|\[[0-9A-Fa-f:.%]+\])(?::\d{1,5})?)"
+    r"(?P<database>/\d*)?"
+    r"|unix://(?:[^/?#]*@)?(?P<socket>/[^?#@]*))"
+    r"(?:\?[^#@]*)?"
+)
+_BAD_ADDRESS = (
+    "LOOKALIKE_REDIS_URL is not a Redis address: write redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]; "
+    "in the user and password every character but letters and digits must be percent-encoded (@ is %40, / is %2F)"
+)
 
 
 class Transport(Protocol):
@@ -45,8 +63,8 @@ class Transport(Protocol):
     def backlog(self) -> int:
         """Jobs accepted and not yet applied."""
 
-    def store(self, pictures: Mapping[str, bytes]) -> None:
-        """Keep bytes, by their SHA-256, for the messages that name them."""
+    def store(self, pictures: Mapping[str, bytes], ttl: float) -> None:
+        """Keep bytes for at least `ttl` seconds, by their SHA-256, for the messages that name them."""
 
     def accept(self, jobs: Sequence[Job]) -> int:
         """Write jobs down, then publish them; returns the backlog after it."""
@@ -105,11 +123,10 @@ class RedisTransport:
 
     def __init__(self, settings: ProducerSettings) -> None:
         self._settings = settings
-        self._address = public_address(settings.redis_url.get_secret_value())
         self._redis = connect(settings)
         self._mailbox = Mailbox(self._redis, settings.lookup_ttl)
-        self._ledger = Ledger(self._redis, outcome_ttl=settings.lookup_ttl)
-        self._pictures = PictureStore(self._redis, settings.picture_ttl)
+        self._ledger = Ledger(self._redis)
+        self._pictures = PictureStore(self._redis)
         self._sender: _Sender | None = None
         self._lock = threading.Lock()
 
@@ -118,10 +135,10 @@ class RedisTransport:
         with self._reaching():
             return self._ledger.size()
 
-    def store(self, pictures: Mapping[str, bytes]) -> None:
-        """Keep bytes, by their SHA-256, for the messages that name them."""
+    def store(self, pictures: Mapping[str, bytes], ttl: float) -> None:
+        """Keep bytes for at least `ttl` seconds, by their SHA-256, for the messages that name them."""
         with self._reaching():
-            self._pictures.put(pictures)
+            self._pictures.put(pictures, ttl)
 
     def accept(self, jobs: Sequence[Job]) -> int:
         """Write jobs down, then publish them; returns the backlog after it."""
@@ -133,7 +150,8 @@ class RedisTransport:
     def ask(self, question: Question) -> None:
         """Open the question's mailbox, then publish it."""
         with self._reaching():
-            self._mailbox.open(question.id)
+            left = question.expires_at - time.time()
+            self._mailbox.open(question.id, max(left, question.kept))
             self._publish([question])
 
     def state_of(self, question_id: str) -> LookupState:
@@ -196,46 +214,85 @@ class RedisTransport:
         try:
             yield
         except (RedisError, OSError) as error:
-            raise QueueUnavailable(self._complaint(error)) from error
+            raise self._unavailable(error) from error
         except Exception as error:
             from kombu.exceptions import OperationalError
 
             if not isinstance(error, OperationalError):
                 raise
-            raise QueueUnavailable(self._complaint(error)) from error
+            raise self._unavailable(error) from error
 
-    def _complaint(self, error: Exception) -> str:
-        if isinstance(error, AuthenticationError | NoPermissionError):
-            return (
-                f"Redis at {self._address} refused the user or password ({error}): "
-                "set them in LOOKALIKE_REDIS_URL"
-            )
-        return (
-            f"Redis at {self._address} cannot be used ({error}): start it (`lookalike-worker up` brings "
-            "its own), or set LOOKALIKE_REDIS_URL"
-        )
+    def _unavailable(self, error: Exception) -> QueueUnavailable:
+        return unavailable(error, self._settings.redis_url.get_secret_value())
 
 
 def connect(settings: ProducerSettings) -> Redis:
-    """A client of the settings' Redis; nothing is connected yet. Raises SettingsError for a bad address."""
+    """A client of the settings' Redis; nothing is connected yet. Raises SettingsError for a bad address.
+
+    The one way to a client: all of the shop and the service have the same timeouts, and give up alike.
+    """
     url = settings.redis_url.get_secret_value()
+    if _address(url) is None:
+        raise SettingsError(_BAD_ADDRESS)
     # A Unix socket refuses the option instead of ignoring it.
     keepalive = {} if url.startswith("unix://") else {"socket_keepalive": True}
     try:
         return Redis.from_url(
             url,
-            socket_connect_timeout=3.0,
-            socket_timeout=30.0,
-            health_check_interval=25,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            socket_timeout=SOCKET_TIMEOUT,
+            health_check_interval=HEALTH_CHECK_EVERY,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
             **keepalive,
         )
-    except (ValueError, TypeError) as error:
-        raise SettingsError(f"LOOKALIKE_REDIS_URL is not a Redis address: {error}") from None
+    except (ValueError, TypeError):
+        # What the parser says may quote a password that it took for a port.
+        raise SettingsError(f"{_BAD_ADDRESS} (it is {public_address(url)})") from None
+
+
+def unavailable(error: BaseException, url: str) -> QueueUnavailable:
+    """What to raise for `error`, met while using the Redis at `url`: it says what is wrong and what to do."""
+    address = public_address(url)
+    causes = (error, error.__cause__, error.__context__)  # the broker wraps what it met
+    if any(isinstance(each, AuthenticationError | NoPermissionError) for each in causes):
+        return QueueUnavailable(
+            f"Redis at {address} refused the user or password ({error}): set them in LOOKALIKE_REDIS_URL"
+        )
+    if any(isinstance(each, TimeoutError | RedisTimeoutError) for each in causes):
+        return QueueUnavailable(
+            f"Redis at {address} does not answer in time ({error}): it is overloaded, or "
+            "LOOKALIKE_REDIS_URL names a host that cannot be reached"
+        )
+    return QueueUnavailable(
+        f"Redis at {address} cannot be used ({error}): start it (`lookalike-worker up` brings its own), "
+        "or set LOOKALIKE_REDIS_URL"
+    )
 
 
 def public_address(url: str) -> str:
-    """The address of a server without user, password and options, fit for a message."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    """The address of a server without user, password and options, fit for a message.
+
+    Built from the parts that are surely no secret; of anything else only the scheme is shown.
+    """
+    shown = _address(url)
+    if shown is not None:
+        return shown
+    scheme = next(
+        (each for each in ("redis", "rediss", "unix") if url.startswith(f"{each}://")), ""
+    )
+    return f"{scheme}://…"
+
+
+def _address(url: str) -> str | None:
+    """Scheme, host, port and database; None where a secret might be taken for one of them.
+
+    A password that is not percent-encoded may hold any of `/?#@:`, and moves the bounds of what follows: then
+    an `@` is left behind the first of `/?#`.
+    """
+    found = _ADDRESS.fullmatch(url)
+    if found is None:
+        return None
+    parts = found.groupdict()
+    if parts["socket"] is not None:
+        return f"unix://{parts['socket']}"
+    return f"{parts['scheme']}://{parts['server']}{parts['database'] or ''}"

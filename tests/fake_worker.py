@@ -36,6 +36,7 @@ from producer.messages import (
     Thumbnail,
     ThumbnailReply,
     ThumbnailRequest,
+    WorkerStatus,
 )
 
 TYPES: dict[str, type[Message]] = {
@@ -88,6 +89,9 @@ class FakeWorker:
         self.products = products or {}
         self.ledger = Ledger(redis)
         self.mailbox = Mailbox(redis, 60)
+        self.workers: tuple[WorkerStatus, ...] = ()
+        self.rebuild_failure: str | None = None
+        self.failure: Failure | None = None
         self.outcome: Callable[[Message], Outcome] = lambda job: Outcome(
             applied=len(job.items)  # type: ignore[attr-defined]
         )
@@ -126,6 +130,8 @@ class FakeWorker:
             self.mailbox.post(message.id, self._answer(message))
 
     def _answer(self, question: Question) -> Answer:
+        if self.failure is not None:
+            return Answer(state=AnswerState.FAILED, failure=self.failure)
         if isinstance(question, PictureLookup) and question.image.kind == "bytes":
             data = cast("bytes", self.redis.get(keys.picture(question.image.key)))
             if not data.startswith(b"\xff\xd8"):
@@ -155,6 +161,8 @@ class FakeWorker:
             model_name="a model",
             generation=None,
             dead_letters={"not_found": 2},
+            workers=self.workers,
+            rebuild_failure=self.rebuild_failure,
         )
 
     def _batch(self, question: ProductLookup) -> BatchReply:

@@ -10,13 +10,14 @@ from worker.settings import WorkerSettings
 
 WATCH_EVERY = 5.0
 SWEEP_EVERY = 10.0
+TICK_LIFE = 60.0
+"""Seconds after which a tick is dropped: some must be left to clocks that differ, but few may pile up."""
 
 
 def worker_app(settings: WorkerSettings) -> Celery:
     """Make the application that `run` consumes with and beat sends from.
 
-    Messages are acknowledged after the work is done (a rebuild excepted), one is fetched at a time, and
-    beat's own ticks expire before the next one so that they never pile up behind a stopped worker.
+    Messages are acknowledged after the work is done (a rebuild excepted), and one is fetched at a time.
     """
     app = celery_app(settings)
     app.conf.update(
@@ -26,7 +27,6 @@ def worker_app(settings: WorkerSettings) -> Celery:
         worker_send_task_events=False,
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         beat_scheduler="celery.beat:Scheduler",
         beat_schedule={
@@ -42,5 +42,5 @@ def _tick(message: Message, every: float) -> dict[str, object]:
         "task": message.task,
         "schedule": every,
         "args": [message.model_dump(mode="json")],
-        "options": {"queue": message.queue.value, "expires": every},
+        "options": {"queue": message.queue.value, "expires": TICK_LIFE},
     }

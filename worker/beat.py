@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from redis import Redis
-
+from producer.transport import connect
 from worker.app import worker_app
 from worker.heartbeat import Heartbeat
 from worker.settings import WorkerSettings
@@ -16,7 +15,7 @@ def beat(settings: WorkerSettings) -> None:
     app = worker_app(settings)
     signal.signal(signal.SIGTERM, _leave)
     with (
-        Redis.from_url(settings.redis_url.get_secret_value()) as redis,
+        connect(settings) as redis,
         Heartbeat(redis, "beat") as heartbeat,
     ):
         heartbeat.start()

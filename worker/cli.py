@@ -14,25 +14,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from db.address import parse, shown
-from db.errors import DatabaseError_
+from db.errors import DatabaseError_, InvalidDatabaseUrl
 from db.queries import dead_letters
 from db.session import Database
-from producer.errors import LookalikeError, QueueUnavailable
+from producer.cli.terminal import visible
+from producer.errors import LookalikeError
 from producer.settings import load
-from producer.transport import public_address
+from producer.transport import connect, public_address, unavailable
 from worker.embedding.errors import ModelError
 from worker.errors import StartError
 from worker.index.errors import IndexError_
 from worker.settings import WorkerSettings
 from worker.up import Service
 
-FAILED, INTERRUPTED = 1, 130
+FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     name="lookalike-worker",
@@ -64,18 +65,14 @@ def main() -> None:
         app()
     except LookalikeError as error:
         _fail(error, error.exit_code)
+    except InvalidDatabaseUrl as error:
+        _fail(error, BAD_USAGE)
     except (StartError, DatabaseError_, ModelError, IndexError_) as error:
         _fail(error, FAILED)
     except RedisError as error:
-        _fail(QueueUnavailable(), FAILED) if _is_connection(error) else _fail(error, FAILED)
+        _fail(unavailable(error, _settings().redis_url.get_secret_value()), FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-
-
-def _is_connection(error: RedisError) -> bool:
-    from redis.exceptions import ConnectionError as Unreachable
-
-    return isinstance(error, Unreachable)
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -101,7 +98,8 @@ def up() -> None:
         try:
             with console.status("Starting …"):
                 service.start(lambda name: console.print(f"  [green]✓[/] {name}"))
-            _show(service)
+            if not service.stopping:
+                _show(service)
             service.watch()
         finally:
             console.print("Stopping …")
@@ -258,14 +256,9 @@ def dead(
         return
     table = Table("product", "picture", "reason", "detail", "attempts", "when")
     for letter in letters:
-        table.add_row(
-            letter.product_id,
-            letter.name,
-            letter.reason,
-            letter.detail,
-            str(letter.attempts),
-            f"{letter.created_at:%Y-%m-%d %H:%M:%S}",
-        )
+        shown_as = (letter.product_id, letter.name, letter.reason, letter.detail, letter.attempts)
+        cells = [Text(visible("" if cell is None else str(cell))) for cell in shown_as]
+        table.add_row(*cells, Text(f"{letter.created_at:%Y-%m-%d %H:%M:%S}"))
     console.print(table if letters else "None.")
 
 
@@ -285,10 +278,7 @@ def health(
         check_schema(database)
     finally:
         database.close()
-    with Redis.from_url(settings.redis_url.get_secret_value()) as client:
-        client.ping()
-        host = socket.gethostname()
-        if process is None:
-            return
-        if not any(worker.host == host for worker in beating(client, process.value)):
+    with connect(settings) as client:
+        alive = {(beat.role, beat.host) for beat in beating(client)}
+        if process is not None and (process.value, socket.gethostname()) not in alive:
             _fail(StartError(f"no {process.value} process of this host sent a heartbeat"), FAILED)

@@ -7,14 +7,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from db.errors import DatabaseUnavailable
 from producer.mailbox import Mailbox
-from producer.messages import Answer, AnswerState, Failure, Question, Reason
+from producer.messages import Answer, AnswerState, Failure, Identifier, Question, Reason
 from worker.images.errors import ImageError
 
 log = logging.getLogger(__name__)
+
+
+SLACK = 30.0
+"""Seconds by which the clock of whoever asks may be behind."""
+_ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
 class Unanswerable(Exception):
@@ -35,10 +40,22 @@ class Desk:
 
     def answer(self, question: Question, work: Callable[[], BaseModel]) -> None:
         """Run `work` and post its reply, or why there is none."""
-        if self.clock() > question.expires_at:
+        if self.clock() > question.expires_at + SLACK:
             self.mailbox.post(question.id, Answer(state=AnswerState.EXPIRED))
         elif self.mailbox.running(question.id):
             self.mailbox.post(question.id, _answer(question, work))
+
+    def refuse(self, body: object) -> None:
+        """Answer a question that cannot be read, if it says at least which one it is."""
+        try:
+            question_id = _ID.validate_python(body.get("id") if isinstance(body, dict) else None)
+        except ValidationError:
+            return
+        if self.mailbox.running(question_id):
+            detail = (
+                "the workers do not understand this question: is one of the two an older version?"
+            )
+            self.mailbox.post(question_id, _failed(Reason.INVALID_MESSAGE, detail))
 
 
 def _answer(question: Question, work: Callable[[], BaseModel]) -> Answer:

@@ -16,6 +16,7 @@ from producer.messages import ImageRef, Reason
 from worker.embedding import library
 from worker.embedding.batcher import MicroBatcher
 from worker.embedding.network import Network
+from worker.errors import DeviceFailed
 from worker.images.decode import Decoded
 from worker.images.errors import ImageError
 from worker.images.fetch import Fetcher, FetchPolicy
@@ -65,9 +66,12 @@ class Embedder:
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed uint8 [n, size, size, 3], in batches shared with whoever else is waiting.
 
-        Gives unit rows float32 [n, d]; a row without a direction is NaN.
+        Gives unit rows float32 [n, d]; a row without a direction is NaN. Raises DeviceFailed.
         """
-        return self._batcher.embed(pixels)
+        try:
+            return self._batcher.embed(pixels)
+        except Exception as error:  # a picture that fails alone is a NaN row
+            raise DeviceFailed(f"the network failed on {self.network.device}: {error}") from error
 
     def embed_picture(self, image: ImageRef) -> NDArray[np.float32]:
         """Fetch, decode and embed one picture: float32 [d], unit length; raises ImageError."""

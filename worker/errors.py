@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class StartError(Exception):
     """A process that cannot start as it is set up; the message names what to change."""
+
+
+class DeviceFailed(Exception):
+    """The network cannot embed even a blank picture: the device is to blame, and a new process may help."""

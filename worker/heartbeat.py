@@ -7,55 +7,69 @@ import logging
 import os
 import socket
 import threading
-import time
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from producer import keys
 
-EVERY, TTL = 3.0, 12
+EVERY, TTL = 3.0, 12.0
 """Seconds between two beats, and after which a process that sent none counts as gone."""
+FORGET = 3600.0
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Beating:
-    """A process of the service that is alive."""
+    """A process of the service, as of its last beat. Times are epoch seconds by the clock of Redis."""
 
     role: str
     host: str
     pid: int
     started_at: float
-    """Seconds since the epoch."""
+    beat_at: float
+
+    @property
+    def name(self) -> str:
+        """What tells it from all others."""
+        return f"{self.role}:{self.host}:{self.pid}"
 
 
 class Heartbeat:
-    """Writes the key of this process from `start` until it is closed."""
+    """Beats from `start` until it is closed."""
 
     def __init__(self, redis: Redis, role: str) -> None:
         self._redis = redis
-        self._beating = Beating(role, socket.gethostname(), os.getpid(), time.time())
-        self._key = keys.worker(f"{role}:{self._beating.host}:{self._beating.pid}")
+        self._role = role
+        self._started: float | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self, **_: object) -> None:
         """Begin: the process does its work now."""
         self._thread.start()
 
-    def _beat(self) -> None:
-        value = json.dumps(asdict(self._beating))
+    def _run(self) -> None:
+        silent = False
         while not self._stop.is_set():
             try:
-                self._redis.set(self._key, value, ex=TTL)
+                self._beat()
+                silent = False
             except RedisError as error:
-                log.warning("no heartbeat: %s", error)
+                if not silent:
+                    log.warning("no heartbeat until Redis answers again: %s", error)
+                silent = True
             self._stop.wait(EVERY)
+
+    def _beat(self) -> None:
+        now = _now(self._redis)
+        self._started = self._started or now
+        beat = Beating(self._role, socket.gethostname(), os.getpid(), self._started, now)
+        self._redis.hset(keys.WORKERS, beat.name, json.dumps(asdict(beat)))
 
     def __enter__(self) -> Self:
         return self
@@ -67,16 +81,30 @@ class Heartbeat:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-            try:
-                self._redis.delete(self._key)
-            except RedisError as problem:
-                log.warning("heartbeat not withdrawn: %s", problem)
+        if not self._thread.is_alive():
+            return
+        self._thread.join()
+        try:
+            name = f"{self._role}:{socket.gethostname()}:{os.getpid()}"
+            self._redis.hdel(keys.WORKERS, name)
+        except RedisError as problem:
+            log.warning("heartbeat not withdrawn: %s", problem)
 
 
-def beating(redis: Redis, role: str = "*") -> list[Beating]:
-    """The processes of a role that are alive on this Redis; raises RedisError."""
-    names = list(redis.scan_iter(match=keys.worker(f"{role}:*"), count=1000))
-    values = [redis.get(name) for name in names]
-    return [Beating(**json.loads(value)) for value in values if isinstance(value, bytes)]
+def beating(redis: Redis) -> list[Beating]:
+    """The processes of the service that are alive, by role; forgets those that are long gone.
+
+    Raises RedisError.
+    """
+    now = _now(redis)
+    values = cast("dict[bytes, bytes]", redis.hgetall(keys.WORKERS))
+    beats = [Beating(**json.loads(value)) for value in values.values()]
+    if gone := [beat.name for beat in beats if now - beat.beat_at > FORGET]:
+        redis.hdel(keys.WORKERS, *gone)
+    alive = [beat for beat in beats if now - beat.beat_at <= TTL]
+    return sorted(alive, key=lambda beat: beat.name)
+
+
+def _now(redis: Redis) -> float:
+    seconds, microseconds = cast("tuple[int, int]", redis.time())
+    return seconds + microseconds / 1e6

@@ -6,6 +6,7 @@ permanent, and part of a later job when it is not. What the database refuses sta
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -32,7 +33,10 @@ from worker.images.decode import Decoded
 from worker.images.errors import ImageError
 from worker.images.fetch import Picture
 
+log = logging.getLogger(__name__)
+
 MAX_ATTEMPTS = 5
+FETCH_BUG = "fetching it failed unexpectedly; the worker's log has the trace"
 NO_VECTOR = "the network gave no usable vector for this picture"
 
 DecodeMany = Callable[[Sequence[bytes]], Sequence[Decoded | ImageError]]
@@ -118,6 +122,11 @@ class Ingester:
             return Fetched(item, self.fetch(item.image))
         except ImageError as error:
             return Refused(item, error)
+        except (
+            Exception
+        ):  # whatever a picture's server makes a library do: it must not cost the chunk
+            log.exception("fetching a picture of %r failed", item.product_id)
+            return Refused(item, ImageError(Reason.INTERNAL, FETCH_BUG, transient=True))
 
     def _embed_unknown(self, fetched: Sequence[Fetched]) -> New:
         data = {each.sha256: each.picture.data for each in fetched}

@@ -6,19 +6,21 @@ Only the roles that embed import the network, when they start; a search worker n
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from redis import Redis
 from threadpoolctl import threadpool_limits
 
-from db.errors import DatabaseUnavailable
 from db.queries import models
 from db.queries.models import ModelVersion
 from db.session import Database
@@ -28,7 +30,6 @@ from producer.mailbox import Mailbox
 from producer.messages import (
     BatchReply,
     IngestChunk,
-    Job,
     Message,
     PictureLookup,
     ProductLookup,
@@ -42,12 +43,15 @@ from producer.messages import (
     ThumbnailRequest,
     WatchIndex,
 )
-from worker.app import WATCH_EVERY
+from worker.app import TICK_LIFE
 from worker.desk import Desk, Unanswerable
 from worker.errors import StartError
+from worker.failures import RebuildFailures
+from worker.index.errors import BuildFailed, BuildStopped
 from worker.index.follower import Follower
 from worker.index.rebuild import BuildSettings, RebuildLimits, due, read_state, rebuild
 from worker.ingest import Ingester, remove
+from worker.jobs import Jobs
 from worker.lookup import Answerer, WrongModel
 from worker.settings import WorkerSettings
 from worker.status import status
@@ -61,7 +65,6 @@ log = logging.getLogger(__name__)
 
 Handlers = Mapping[type[Message], Callable[[Any], object]]
 FETCH_THREADS = 16
-J = TypeVar("J", bound=Job)
 
 
 class Role(StrEnum):
@@ -81,12 +84,25 @@ class Process:
     app: Celery
     redis: Redis
     database: Database
+    stopping: threading.Event
+    """Set when the process was asked to stop."""
     closing: ExitStack
 
     @property
     def ledger(self) -> Ledger:
         """What is accepted and not yet applied."""
-        return Ledger(self.redis)
+        return Ledger(self.redis, outcome_ttl=self.settings.outcome_ttl)
+
+    @property
+    def jobs(self) -> Jobs:
+        """Where jobs are done."""
+        return Jobs(
+            database=self.database,
+            ledger=self.ledger,
+            send=lambda job: send(self.app, job),
+            stopping=self.stopping,
+            stop=lambda: os.kill(os.getpid(), signal.SIGTERM),
+        )
 
     @property
     def desk(self) -> Desk:
@@ -115,7 +131,8 @@ def _embed(process: Process) -> Handlers:
         embed=embedder.embed,
         executor=executor,
     )
-    return {IngestChunk: lambda chunk: _apply(chunk, ingester.ingest)}
+    jobs = process.jobs
+    return {IngestChunk: lambda chunk: jobs.do(chunk, ingester.ingest)}
 
 
 def _query(process: Process) -> Handlers:
@@ -147,9 +164,9 @@ def _search(process: Process) -> Handlers:
 
 def _index(process: Process) -> Handlers:
     database, redis, app = process.database, process.redis, process.app
-    desk, ledger = process.desk, process.ledger
+    desk, ledger, jobs = process.desk, process.ledger, process.jobs
     return {
-        RemoveChunk: lambda chunk: _apply(chunk, lambda job: remove(database, ledger, job)),
+        RemoveChunk: lambda chunk: jobs.do(chunk, lambda job: remove(database, ledger, job)),
         StatusRequest: lambda question: desk.answer(question, lambda: status(database, redis)),
         ThumbnailRequest: lambda question: desk.answer(
             question, lambda: thumbnails(database, question.images)
@@ -214,29 +231,36 @@ def _answerer(process: Process) -> Answerer:
     return Answerer(process.database, follower)
 
 
-def _apply(job: J, work: Callable[[J], object]) -> None:
-    """Do the job; what the database refuses stays in the ledger."""
-    try:
-        work(job)
-    except DatabaseUnavailable as error:
-        log.warning("job %s stays in the ledger and will be sent again: %s", job.id, error)
-
-
 def _watch_index(process: Process) -> None:
     limits = RebuildLimits(
         max_age=timedelta(seconds=process.settings.rebuild_every),
         max_pending=process.settings.rebuild_after_changes,
     )
-    reason = due(read_state(process.database), limits, datetime.now(UTC))
+    state = read_state(process.database)
+    failure = RebuildFailures(process.redis).last()
+    if failure is not None:
+        state = replace(state, failures=failure.count, failed_at=failure.failed_at)
+    reason = due(state, limits, datetime.now(UTC))
     if reason:
-        send(process.app, Reindex(reason=reason), expires=WATCH_EVERY)
+        send(process.app, Reindex(reason=reason), expires=TICK_LIFE)
 
 
 def _reindex(process: Process, message: Reindex) -> None:
     log.info("rebuilding the index: %s", message.reason)
-    settings = process.settings
-    built = rebuild(process.database, settings.data_dir, build_settings(settings))
-    if built is None:
-        log.info("not rebuilt: a rebuild is running, or nothing was ever added")
+    settings, failures = process.settings, RebuildFailures(process.redis)
+    try:
+        built = rebuild(
+            process.database,
+            settings.data_dir,
+            build_settings(settings),
+            stop=process.stopping.is_set,
+        )
+    except BuildStopped as stopped:
+        log.info("not rebuilt: %s", stopped)
+    except (BuildFailed, OSError) as error:
+        log.exception("not rebuilt; lookups go on with the generation before")
+        failures.add(str(error))
     else:
-        log.info("%s", built)
+        if built is not None:
+            log.info("%s", built)
+            failures.clear()

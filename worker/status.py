@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from redis import Redis
 
 from db.queries import catalogue, dead_letters, generations, models
 from db.session import Database
 from producer.messages import GenerationStatus, StatusReply, WorkerStatus
+from worker.failures import RebuildFailures
 from worker.heartbeat import beating
 
 
 def status(database: Database, redis: Redis) -> StatusReply:
     """Read the state of the catalogue in one snapshot, and who is at work."""
-    workers = sorted(beating(redis), key=lambda worker: (worker.role, worker.host, worker.pid))
+    workers = [
+        WorkerStatus(role=beat.role, host=beat.host, pid=beat.pid, started_at=beat.started_at)
+        for beat in beating(redis)
+    ]
+    failure = RebuildFailures(redis).last()
     with database.reading() as session:
         counts = catalogue.count(session)
         head = catalogue.head(session)
@@ -38,5 +41,6 @@ def status(database: Database, redis: Redis) -> StatusReply:
             if generation
             else None,
             dead_letters=dead_letters.count_by_reason(session),
-            workers=tuple(WorkerStatus(**asdict(worker)) for worker in workers),
+            workers=tuple(workers),
+            rebuild_failure=failure.reason if failure else None,
         )

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import SecretStr
-from redis import Redis
 from redis.exceptions import RedisError
 
 from db.session import Database
 from migrations import upgrade
 from producer.settings import DEFAULT_REDIS_URL, ProducerSettings
+from producer.transport import connect, unavailable
 from worker import valkey
 from worker.errors import StartError
 from worker.heartbeat import beating
@@ -95,10 +95,17 @@ class Service:
         return self.settings.data_dir / "logs"
 
     def start(self, on_ready: Callable[[str], None] | None = None) -> None:
-        """Start everything and wait until every worker consumes; StartError with its log's end if one dies."""
-        self.logs.mkdir(parents=True, exist_ok=True)
+        """Start everything and wait until every worker consumes, or until `stop_soon`.
+
+        Raises StartError, with the end of its log if a process dies, and QueueUnavailable.
+        """
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"LOOKALIKE_DATA_DIR cannot be used: {error}") from error
         if self.settings.embedded_redis:
             self._start_server()
+        self._check_redis()
         database = Database(self.settings.database)
         try:
             upgrade(database)
@@ -118,20 +125,31 @@ class Service:
         self.server = valkey.start(url, self.settings.data_dir / "valkey", self.logs / "valkey.log")
         self.settings = self.settings.with_(redis_url=SecretStr(url))
 
+    def _check_redis(self) -> None:
+        with connect(self.settings) as client:
+            try:
+                client.ping()
+            except RedisError as error:
+                url = self.settings.redis_url.get_secret_value()
+                raise unavailable(error, url) from error
+
     def _wait_ready(self, on_ready: Callable[[str], None]) -> None:
         waiting = {child.name for child in self.children}
         deadline = time.monotonic() + START_TIMEOUT
-        with Redis.from_url(self.settings.redis_url.get_secret_value()) as client:
-            while waiting:
+        with connect(self.settings) as client:
+            while waiting and not self._stopping.wait(0.1):
+                alive = {beat.pid for beat in beating(client)}
                 for child in self.children:
                     if child.pid is None:
                         raise StartError(f"{child.name} did not start:\n{child.last_words()}")
-                    if child.name in waiting and child.pid in _pids(client, child.name):
+                    if child.name in waiting and child.pid in alive:
                         waiting.discard(child.name)
                         on_ready(child.name)
                 if time.monotonic() > deadline:
-                    raise StartError(f"not ready after {START_TIMEOUT:.0f} s: {sorted(waiting)}")
-                self._stopping.wait(0.1)
+                    raise StartError(
+                        f"{', '.join(sorted(waiting))}: not ready after {START_TIMEOUT:.0f} s; "
+                        f"{self.logs} says why"
+                    )
 
     def watch(self) -> None:
         """Start again what dies, until `stop_soon`."""
@@ -161,12 +179,17 @@ class Service:
             child.due = None
             child.start(environment)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stopping.is_set()
+
     def stop_soon(self, *_: object) -> None:
         """Make `watch` return; safe to call from a signal handler."""
         self._stopping.set()
 
     def stop(self) -> None:
-        """Stop everything, the server last: beat first, then the workers once they finished what they do."""
+        """Stop everything: the processes together, once they finished what they do, and the server last."""
         self._stopping.set()
         running = [child.process for child in self.children if child.process is not None]
         _stop(running, self.settings.grace)
@@ -186,14 +209,6 @@ def _stop(processes: list[subprocess.Popen[bytes]], grace: float) -> None:
             log.warning("process %d did not stop in %.0f s: killed", process.pid, grace)
             process.kill()
             process.wait()
-
-
-def _pids(client: Redis, role: str) -> set[int]:
-    try:
-        return {worker.pid for worker in beating(client, role)}
-    except RedisError as error:
-        log.warning("Redis does not answer: %s", error)
-        return set()
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete as delete_from
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -29,9 +28,6 @@ _ROW = select(
 _OF_JOBS = Read(
     select(Table.job_id, Table.product_id, Table.name).where(among(Table.job_id, "job_ids"))
 )
-
-_DELETED_AT_ONCE = 5000
-"""SQLite takes 32,766 parameters in a statement."""
 
 
 @dataclass(frozen=True)
@@ -78,26 +74,9 @@ def count_by_reason(session: Session) -> dict[str, int]:
     return dict(sorted((reason, count) for reason, count in rows))
 
 
-def list_(
-    session: Session, *, reason: str | None = None, limit: int = 100, after: int = 0
-) -> list[DeadLetter]:
-    """The oldest first, from the key `after` on, of one reason or of all."""
-    statement = _ROW.where(Table.pk > after).order_by(Table.pk).limit(limit)
+def list_(session: Session, *, reason: str | None = None, limit: int = 100) -> list[DeadLetter]:
+    """The newest first, of one reason or of all."""
+    statement = _ROW.order_by(Table.pk.desc()).limit(limit)
     if reason is not None:
         statement = statement.where(Table.reason == reason)
     return [DeadLetter(*row) for row in session.execute(statement)]
-
-
-def get(session: Session, pk: int) -> DeadLetter | None:
-    """The dead letter with this key."""
-    row = session.execute(_ROW.where(Table.pk == pk)).first()
-    return DeadLetter(*row) if row else None
-
-
-def delete(session: Session, pks: Sequence[int]) -> int:
-    """Forget them; how many there were."""
-    deleted = 0
-    for start in range(0, len(pks), _DELETED_AT_ONCE):
-        chosen = delete_from(Table).where(Table.pk.in_(pks[start : start + _DELETED_AT_ONCE]))
-        deleted += len(session.connection().execute(chosen.returning(Table.pk)).all())
-    return deleted

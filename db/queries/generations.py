@@ -98,23 +98,6 @@ def publish(
     return True
 
 
-def repoint(
-    session: Session,
-    number: int,
-    *,
-    expected_current: int | None,
-    lease_token: int,
-    lease: str = LEASE,
-) -> bool:
-    """Make a kept generation current again, under the conditions of `publish`."""
-    if not _may_move(session, expected_current, lease_token, lease):
-        return False
-    if number not in {each.number for each in kept(session)}:
-        return False
-    _move(session, number, lease_token)
-    return True
-
-
 def mark_removed(session: Session, number: int, *, at: datetime | None = None) -> bool:
     """Note that the files are about to be deleted; False for the current one, which must stay."""
     _lock_pointer(session)

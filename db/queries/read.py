@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, cast
 
@@ -78,17 +78,6 @@ class Read:
         """The first row."""
         found: tuple[Any, ...] | None = self._execute(session, parameters).fetchone()
         return found
-
-    def blocks(
-        self, session: Session, size: int = BLOCK, **parameters: Any
-    ) -> Iterator[list[tuple[Any, ...]]]:
-        """Rows in blocks, fetched as they are asked for."""
-        cursor = self._execute(session, parameters)
-        try:
-            while rows := cursor.fetchmany(size):
-                yield rows
-        finally:
-            cursor.close()
 
     def _execute(self, session: Session, parameters: Mapping[str, Any]) -> Any:
         connection = session.connection().connection.driver_connection

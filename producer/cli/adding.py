@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from producer.catalogue import read_located_rows
+from producer.cli.stall import watched
 from producer.cli.terminal import Meter, Terminal, table
 from producer.client import Producer
 from producer.errors import CatalogueFileError, InvalidRequest, LookalikeError
@@ -69,7 +70,8 @@ def check(read: Callable[[], Located], *, upload: bool, skip_missing: bool) -> B
         more = f" (and {len(missing) - 1} more; --skip-missing leaves them out)"
         raise InvalidRequest(f"{missing[0]}{more if len(missing) > 1 else ''}; nothing was sent")
     return Batch(
-        pictures, lambda: (_sent(row, upload) for _, row in read() if not _is_missing(row))
+        pictures,
+        lambda: (_sent(where, row, upload) for where, row in read() if not _is_missing(row)),
     )
 
 
@@ -83,54 +85,57 @@ def send(
     when_full: WhenFull,
 ) -> int:
     """Add everything, wait for it if asked to, and show what became of it; returns the exit code."""
-    receipts: list[Receipt] = []
-    tracker = shop.track()
-    try:
-        with terminal.meter(batch.pictures, waiting=wait) as meter:
-            _accept(
-                shop,
-                batch,
-                receipts,
-                tracker=tracker if wait else None,
+    tracker = shop.track() if wait else None
+    with terminal.meter(batch.pictures, waiting=wait) as meter, watched(shop, terminal):
+        adding = _Adding(shop, meter, tracker)
+        try:
+            adding.add(batch.rows(), when_full)
+            if tracker is not None:
+                tracker.wait(timeout, lambda done: meter(adding.accepted, done))
+        except (KeyboardInterrupt, LookalikeError):
+            adding.say_accepted(terminal)
+            raise
+    outcome = tracker.outcome if tracker is not None else None
+    _show(terminal, adding.receipts, outcome)
+    return 1 if outcome is not None and outcome.failures else 0
+
+
+class _Adding:
+    """Adds rows as they are read, and knows how far it has come, also when it is interrupted."""
+
+    def __init__(self, shop: Producer, meter: Meter, tracker: Tracker | None) -> None:
+        self.receipts: list[Receipt] = []
+        self.accepted = 0
+        self._shop = shop
+        self._meter = meter
+        self._tracker = tracker
+
+    def add(self, rows: Iterator[Row], when_full: WhenFull) -> None:
+        """Add all rows. They are never in memory together: each may hold a picture's bytes."""
+        while True:
+            before = self.accepted
+            new = self._shop.add_many(
+                islice(rows, BATCH),
                 when_full=when_full,
-                meter=meter,
+                progress=lambda count, before=before: self._count(before + count),  # type: ignore[misc]
             )
-            if wait:
-                tracker.wait(timeout, lambda done: meter(batch.pictures, done))
-    except (KeyboardInterrupt, LookalikeError):
-        _say_accepted(terminal, receipts)
-        raise
-    _show(terminal, receipts, tracker.outcome if wait else None)
-    return 1 if wait and tracker.outcome.failures else 0
+            if not new:
+                return
+            self.receipts += new
+            if self._tracker is not None:
+                self._tracker.watch(new)
+                self._tracker.poll()
 
+    def say_accepted(self, terminal: Terminal) -> None:
+        """Say what was accepted before an error."""
+        if self.accepted:
+            terminal.warn(
+                f"{self.accepted:,} {_pictures(self.accepted)} accepted before this; nothing of it is lost"
+            )
 
-def _say_accepted(terminal: Terminal, receipts: Sequence[Receipt]) -> None:
-    accepted = sum(receipt.items for receipt in receipts)
-    if accepted:
-        terminal.warn(
-            f"{accepted:,} {_pictures(accepted)} accepted before this; nothing of it is lost"
-        )
-
-
-def _accept(
-    shop: Producer,
-    batch: Batch,
-    receipts: list[Receipt],
-    *,
-    tracker: Tracker | None,
-    when_full: WhenFull,
-    meter: Meter,
-) -> None:
-    rows = batch.rows()
-    accepted = 0
-    while part := list(islice(rows, BATCH)):
-        new = shop.add_many(part, when_full=when_full)
-        receipts += new
-        accepted += len(part)
-        if tracker is not None:
-            tracker.watch(new)
-            tracker.poll()
-        meter(accepted, tracker.done if tracker is not None else None)
+    def _count(self, accepted: int) -> None:
+        self.accepted = accepted
+        self._meter(accepted, self._tracker.done if self._tracker is not None else None)
 
 
 def _show(terminal: Terminal, receipts: Sequence[Receipt], outcome: Outcome | None) -> None:
@@ -161,13 +166,23 @@ def _is_missing(row: Row) -> bool:
     local = isinstance(row.image, os.PathLike) or (
         isinstance(row.image, str) and not is_address(row.image)
     )
-    return local and not Path(str(row.image)).is_file()
+    return local and not _is_file(Path(str(row.image)))
 
 
-def _sent(row: Row, upload: bool) -> Row:
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is longer than any file's
+        return False
+
+
+def _sent(where: str, row: Row, upload: bool) -> Row:
     if not upload or (isinstance(row.image, str) and is_address(row.image)):
         return row
-    return replace(row, image=read_bytes(Path(str(row.image))))
+    try:
+        return replace(row, image=read_bytes(Path(str(row.image))))
+    except InvalidRequest as error:  # it was there when the catalogue was checked
+        raise CatalogueFileError(f"{where}{error}") from None
 
 
 def _pictures(count: int) -> str:

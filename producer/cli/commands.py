@@ -10,12 +10,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from producer import checks
 from producer.cli import adding, overview, results
+from producer.cli.stall import watched
 from producer.cli.terminal import Terminal, report
 from producer.client import Producer
 from producer.errors import InvalidRequest, LookalikeError
 from producer.gallery import render
-from producer.messages import MAX_BATCH, BatchReply, Reply
+from producer.messages import MAX_BATCH, MAX_MATCHES, BatchReply, Reply
 from producer.pictures import PictureSource, is_address, read_bytes
 from producer.where import parse_attributes, parse_where
 
@@ -44,6 +46,9 @@ WhereFilter = Annotated[
     typer.Option("--where", "-w", help="Only matches such as price<50, size=S|M. May be repeated."),
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for an answer.")]
+FailWhenFull = Annotated[
+    bool, typer.Option("--fail-when-full", help="Fail instead of waiting for the workers.")
+]
 WaitTimeout = Annotated[
     float | None, typer.Option("--timeout", min=0, help="Seconds to --wait at most.")
 ]
@@ -89,9 +94,7 @@ def add(
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out rows whose picture does not exist.")
     ] = False,
-    fail_when_full: Annotated[
-        bool, typer.Option("--fail-when-full", help="Fail instead of waiting for the workers.")
-    ] = False,
+    fail_when_full: FailWhenFull = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -177,13 +180,14 @@ def remove(
     skus: Annotated[list[str], typer.Argument(help="The products' ids.")],
     wait: Annotated[bool, typer.Option("--wait", help="Wait until they are gone.")] = False,
     timeout: WaitTimeout = None,
+    fail_when_full: FailWhenFull = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Take products out."""
     terminal = Terminal(json, quiet)
-    with Producer.from_env() as shop:
-        receipts = shop.remove(*skus)
+    with Producer.from_env() as shop, watched(shop, terminal):
+        receipts = shop.remove(*skus, when_full="raise" if fail_when_full else "wait")
         outcome = shop.wait_for(receipts, timeout) if wait else None
     ended = outcome.model_dump(mode="json") if outcome is not None else {}
     if json:
@@ -309,7 +313,8 @@ def _question(image: str) -> PictureSource:
 def _all_similar(
     shop: Producer, skus: list[str], limit: int, where: dict[str, object], timeout: float
 ) -> tuple[list[Reply], list[str]]:
-    parts = [skus[start : start + MAX_BATCH] for start in range(0, len(skus), MAX_BATCH)]
+    size = min(MAX_BATCH, MAX_MATCHES // checks.limit(limit))
+    parts = [skus[start : start + size] for start in range(0, len(skus), size)]
     lookups = [shop.find_similar_many(part, limit, where) for part in parts]
     batches: list[BatchReply] = [lookup.result(timeout) for lookup in lookups]
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,10 +13,12 @@ from rich.text import Text
 
 from producer.cli.terminal import Terminal, table, visible
 from producer.client import Producer
-from producer.errors import ServiceUnresponsive
-from producer.messages import QueueStatus, StatusReply
+from producer.errors import LookalikeError
+from producer.messages import QueueStatus, StatusReply, WorkerStatus
 
 WATCH_EVERY = 1.0
+ROLES = ("embed", "query", "search", "index", "beat")
+"""What a whole service has at least one of."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,14 @@ class Overview:
 
 
 def look(shop: Producer, timeout: float) -> Overview:
-    """Look at the queues first, then ask the service; QueueUnavailable if there is no Redis."""
+    """Look at the queues first, then ask the service; QueueUnavailable if there is no Redis.
+
+    What keeps the service from answering is part of what there is to see.
+    """
     backlog, queues = shop.backlog(), shop.queue_status()
     try:
         return Overview(backlog, queues, shop.status(timeout), None)
-    except ServiceUnresponsive as error:
+    except LookalikeError as error:
         return Overview(backlog, queues, None, str(error))
 
 
@@ -54,15 +59,27 @@ def show(shop: Producer, terminal: Terminal, timeout: float) -> int:
 
 
 def watch(shop: Producer, terminal: Terminal, timeout: float) -> None:
-    """Show it again and again until interrupted: in place on a terminal, else one block after another."""
+    """Show it again and again until interrupted: in place on a terminal, else one block after another.
+
+    An error is shown in its place, and the watch goes on: who watches wants to see the end of it.
+    """
     console = Console(highlight=False)
     if terminal.json or not console.is_terminal:
         while True:
-            show(shop, terminal, timeout)
+            try:
+                show(shop, terminal, timeout)
+            except LookalikeError as error:
+                terminal.data({"problem": str(error)}) if terminal.json else terminal.show(
+                    _red(error)
+                )
             time.sleep(WATCH_EVERY)
     with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
-            live.update(draw(look(shop, timeout)), refresh=True)
+            try:
+                seen = draw(look(shop, timeout))
+            except LookalikeError as error:
+                seen = _red(error)
+            live.update(seen, refresh=True)
             time.sleep(WATCH_EVERY)
 
 
@@ -78,13 +95,38 @@ def as_json(overview: Overview) -> dict[str, object]:
 
 
 def draw(overview: Overview) -> RenderableType:
-    """The overview as two tables."""
+    """The overview as tables, with what is wrong below them."""
     queues = [(queue.name, f"{queue.waiting:,}") for queue in overview.queues]
     queues.append(("accepted, not applied", f"{overview.backlog:,}"))
     waiting = table(("queue", "waiting"), queues, right=("waiting",))
     if overview.service is None:
-        return Group(waiting, Text(visible(overview.problem or ""), style="red"))
-    return Group(waiting, table(("service", ""), _facts(overview.service), right=()))
+        return Group(waiting, _red(overview.problem))
+    service = overview.service
+    facts = table(("service", ""), _facts(service), right=())
+    return Group(waiting, facts, _workers(service.workers), *_warnings(service))
+
+
+def _workers(workers: Sequence[WorkerStatus]) -> RenderableType:
+    rows = []
+    for role in sorted({each.role for each in workers}):
+        alike = [each for each in workers if each.role == role]
+        oldest = datetime.fromtimestamp(min(each.started_at for each in alike), UTC)
+        hosts = ", ".join(sorted({each.host for each in alike}))
+        rows.append((role, len(alike), hosts, f"{oldest:%Y-%m-%d %H:%M} UTC"))
+    return table(("worker", "count", "hosts", "oldest since"), rows, right=("count",))
+
+
+def _warnings(service: StatusReply) -> Iterator[RenderableType]:
+    if service.rebuild_failure is not None:
+        yield _red(f"the last rebuild failed: {service.rebuild_failure}")
+    there = {each.role for each in service.workers}
+    if absent := [role for role in ROLES if role not in there]:
+        text = f"no worker of: {', '.join(absent)}; `lookalike-worker up` starts one of each"
+        yield Text(text, style="yellow")
+
+
+def _red(problem: object) -> Text:
+    return Text(visible(str(problem)), style="red")
 
 
 def _facts(service: StatusReply) -> list[tuple[str, str]]:

@@ -67,7 +67,7 @@ def _wait_ready(
 ) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     with Redis.from_url(settings.redis_url.get_secret_value()) as client:
-        while process.pid not in {each.pid for each in beating(client, role)}:
+        while process.pid not in {each.pid for each in beating(client)}:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the {role} worker did not start:\n{log.read_text()[-2000:]}")
             time.sleep(0.05)

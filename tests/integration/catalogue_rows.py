@@ -7,10 +7,10 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from db.models import Image, Product
+from db.models import Image, IndexPointer, Product
 from db.queries import catalogue, models
 from db.queries.catalogue import ImageChange, NewEmbedding, ProductRemoval
 from db.queries.models import ModelVersion
@@ -85,3 +85,11 @@ def visible(session: Session) -> dict[tuple[str, str], tuple[Any, ...]]:
     ).join(Image, Image.product_pk == Product.pk)
     rows = session.execute(live.where(Image.removed.is_(False)))
     return {(row[0], row[1]): tuple(row[2:]) for row in rows}
+
+
+def repoint(session: Session, number: int, expected: int) -> bool:
+    """Make another generation current behind everybody's back; False if `expected` was not."""
+    moved = (
+        update(IndexPointer).where(IndexPointer.generation == expected).values(generation=number)
+    )
+    return bool(session.connection().execute(moved).rowcount)

@@ -248,6 +248,18 @@ def test_the_same_bytes_are_kept_once_whoever_comes_second(database: Database) -
         assert catalogue.known_embeddings(session, [digest, b"y" * 32], tiny.pk) == {digest}
 
 
+def test_a_product_without_a_main_picture_is_shown_by_its_first(database: Database) -> None:
+    tiny = model(database)
+    pictures = [image("sku", name=name) for name in ("side", "back")]
+    store(database, tiny, [*pictures, image("other")])
+    with database.writing() as session:
+        jpegs = [(each.content_sha256, each.name.encode()) for each in pictures]
+        catalogue.add_thumbnails(session, jpegs)
+    with database.reading() as session:
+        wanted = [("sku", "main"), ("sku", "front"), ("other", "main")]
+        assert catalogue.thumbnails(session, wanted) == {("sku", "main"): b"back"}
+
+
 def test_nothing_is_asked_of_nothing(database: Database) -> None:
     tiny = model(database)
     assert store(database, tiny).revision is None

@@ -28,7 +28,7 @@ def letter(
     )
 
 
-def test_letters_are_kept_once_listed_counted_and_deleted(database: Database) -> None:
+def test_letters_are_kept_once_listed_and_counted(database: Database) -> None:
     rows = [letter(), letter(name="back", reason="corrupt_image"), letter(2, None, None)]
     with database.writing() as session:
         dead_letters.add(session, [])
@@ -40,17 +40,12 @@ def test_letters_are_kept_once_listed_counted_and_deleted(database: Database) ->
         assert [
             NewDeadLetter(**{k: getattr(each, k) for k in vars(rows[0])}) for each in listed
         ] == [
-            rows[1],
-            rows[0],
             rows[2],
+            rows[0],
+            rows[1],
         ]
         assert dead_letters.count_by_reason(session) == {"corrupt_image": 1, "not_found": 2}
         assert [each.name for each in dead_letters.list_(session, reason="corrupt_image")] == [
             "back"
         ]
-        assert dead_letters.list_(session, limit=2, after=listed[1].pk) == [listed[2]]
-        assert dead_letters.get(session, listed[0].pk) == listed[0]
-        assert dead_letters.get(session, 999) is None
-    with database.writing() as session:
-        assert dead_letters.delete(session, [listed[0].pk, *range(1000, 45_000)]) == 1
-        assert len(dead_letters.list_(session)) == 2
+        assert dead_letters.list_(session, limit=2) == listed[:2]

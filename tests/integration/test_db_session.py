@@ -104,6 +104,11 @@ def test_connections_that_the_server_closed_are_replaced(
 def test_sqlite_makes_its_folder_and_waits_for_nobody_to_read(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "catalogue.db"
     database = Database(f"sqlite:///{path}")
+    with pytest.raises(SchemaOutdated, match="migrate"), database.reading() as session:
+        session.execute(text("SELECT 1"))
+    assert not path.parent.exists()
+    with database.migrating():
+        pass
     with database.writing() as session:
         for pragma, value in {
             "journal_mode": "wal",
@@ -123,6 +128,8 @@ def test_many_may_open_a_new_sqlite_file_at_once(tmp_path: Path) -> None:
     def open_and_read(folder: Path) -> None:
         database = Database(f"sqlite:///{folder}/new.db")
         barrier.wait()
+        with database.migrating():
+            pass
         with database.reading() as session:
             session.execute(text("SELECT 1"))
         database.close()

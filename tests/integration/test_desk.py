@@ -11,7 +11,7 @@ from db.errors import DatabaseUnavailable
 from producer.ids import new_id
 from producer.mailbox import LookupState, Mailbox
 from producer.messages import Outcome, ProductLookup, Reason
-from worker.desk import Desk, Unanswerable
+from worker.desk import SLACK, Desk, Unanswerable
 from worker.images.errors import ImageError
 
 
@@ -37,7 +37,7 @@ def test_a_reply_is_posted(mailbox: Mailbox) -> None:
 
 
 def test_nobody_answers_what_nobody_waits_for(mailbox: Mailbox) -> None:
-    asked = question(seconds=-1)
+    asked = question(seconds=-SLACK - 1)
     mailbox.open(asked.id)
     Desk(mailbox).answer(asked, lambda: pytest.fail("asked for nothing"))
     assert mailbox.state(asked.id) is LookupState.EXPIRED
@@ -56,7 +56,7 @@ def test_a_question_delivered_twice_is_answered_once(mailbox: Mailbox) -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (Unanswerable(Reason.PRODUCT_NOT_FOUND, "not here"), Reason.PRODUCT_NOT_FOUND),
+        (Unanswerable(Reason.UNAVAILABLE, "no network"), Reason.UNAVAILABLE),
         (ImageError(Reason.CORRUPT_IMAGE, "cut off"), Reason.CORRUPT_IMAGE),
         (DatabaseUnavailable("postgresql://db is down"), Reason.UNAVAILABLE),
         (ZeroDivisionError("a bug"), Reason.INTERNAL),
@@ -75,3 +75,14 @@ def test_an_error_becomes_a_reason(mailbox: Mailbox, error: Exception, reason: R
     assert answer.failure is not None
     assert answer.failure.reason is reason
     assert "a bug" not in answer.failure.detail
+
+
+def test_a_question_of_another_version_is_refused(mailbox: Mailbox) -> None:
+    asked = question()
+    mailbox.open(asked.id)
+    Desk(mailbox).refuse({**asked.model_dump(mode="json"), "v": 2})
+    Desk(mailbox).refuse("no question at all")
+    answer = mailbox.read(asked.id)
+    assert answer is not None
+    assert answer.failure is not None
+    assert answer.failure.reason is Reason.INVALID_MESSAGE

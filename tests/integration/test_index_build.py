@@ -19,6 +19,7 @@ import pytest
 
 from db.queries import generations, leases
 from db.session import Database
+from tests.integration.catalogue_rows import repoint
 from tests.unit.worker.index.factories import (
     QUICK,
     Shop,
@@ -313,8 +314,7 @@ def test_who_was_overtaken_publishes_nothing(sqlite_database: Database, data_dir
     def roll_back(step: str) -> None:
         if step == "checked":
             with sqlite_database.writing() as session:
-                token = _lease_row(session)
-                assert generations.repoint(session, 1, expected_current=2, lease_token=token)
+                assert repoint(session, 1, expected=2)
 
     with pytest.raises(BuildSuperseded):
         rebuild(sqlite_database, data_dir, QUICK, checkpoint=roll_back)

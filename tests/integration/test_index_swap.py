@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from db.queries import generations, leases
+from db.queries import generations
 from db.session import Database
 from producer.messages import Where
+from tests.integration.catalogue_rows import repoint
 from tests.unit.worker.index.factories import QUICK, Shop, answerer, build, found, question, vectors
 from worker.index.follower import Follower
 from worker.index.generation import Generation
@@ -23,10 +24,7 @@ SWAPS = 50
 
 def _point_at(database: Database, number: int, expected: int) -> None:
     with database.writing() as session:
-        token = leases.acquire(session, generations.LEASE, "test", 60.0)
-        assert token is not None
-        assert generations.repoint(session, number, expected_current=expected, lease_token=token)
-        leases.release(session, generations.LEASE, token)
+        assert repoint(session, number, expected)
 
 
 def _held(data_dir: Path) -> tuple[int, int]:

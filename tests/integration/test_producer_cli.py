@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from redis import Redis
 
 from producer import ItemFailure, Outcome, Producer, Reason
 from producer.cli.commands import run
-from producer.messages import IngestChunk, Queue
+from producer.messages import Failure, IngestChunk, Queue, WorkerStatus
 from tests.fake_worker import TINY_JPEG, FakeWorker, match, take, take_all
 
 
@@ -248,6 +249,104 @@ def test_status_shows_queues_also_when_no_worker_answers(
         assert shown["service"]["products"] == 2
         assert run(["status"]) == 0
     assert "2 not_found; see `lookalike-worker dead`" in capsys.readouterr().out
+
+
+def test_status_says_who_is_missing_and_what_failed(
+    redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crew = worker(redis)
+    crew.workers = tuple(
+        WorkerStatus(role=role, host=host, pid=1, started_at=0.0)
+        for role, host in (("embed", "h1"), ("embed", "h2"), ("search", "h1"), ("index", "h1"))
+    )
+    crew.rebuild_failure = "no space left"
+    with crew.working():
+        assert run(["status"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"embed +2 +h1, h2 +1970-01-01 00:00 UTC", out)
+    assert "no worker of: query, beat" in out
+    assert "the last rebuild failed: no space left" in out
+
+
+def test_status_shows_the_queues_also_when_the_service_fails(
+    redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crew = worker(redis)
+    crew.failure = Failure(reason=Reason.UNAVAILABLE, detail="no database")
+    with crew.working():
+        assert run(["status", "--timeout", "10"]) == 1
+    out = capsys.readouterr().out
+    assert "ingest" in out
+    assert "no database (unavailable)" in out
+
+
+def test_a_watch_shows_errors_and_goes_on(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = [2]
+
+    def sleep(_: float) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("producer.cli.overview.time.sleep", sleep)
+    monkeypatch.setenv("LOOKALIKE_REDIS_URL", "redis://127.0.0.1:1/0")
+    assert run(["status", "--watch"]) == 130
+    assert capsys.readouterr().out.count("cannot be used") == 2
+
+
+def test_waiting_for_nobody_is_noted_once(
+    redis: Redis,
+    shelf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("producer.cli.stall.AFTER", 0.1)
+    note = "nothing was applied for 0.1 s; see `lookalike status`"
+    assert run(["add", "--from", "shelf", "--wait", "--timeout", "0.8"]) == 1
+    assert capsys.readouterr().err.count(note) == 1
+    assert run(["remove", "a", "--wait", "--timeout", "0.8"]) == 1
+    assert capsys.readouterr().err.count(note) == 1
+
+
+def test_removing_can_fail_when_full(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_MAX_BACKLOG", "1")
+    assert run(["remove", "a"]) == run(["remove", "b"]) == 0
+    assert run(["remove", "c", "--fail-when-full"]) == 1
+    assert "LOOKALIKE_MAX_BACKLOG" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("length", [300, 5000])
+def test_a_path_that_is_too_long_is_named_by_its_line(
+    redis: Redis, tmp_path: Path, capsys: pytest.CaptureFixture[str], length: int
+) -> None:
+    (tmp_path / "long.csv").write_text(f"product_id,image\n1,{'x' * length}.jpg\n")
+    for arguments in ([], ["--upload"]):
+        assert run(["add", "--from", "long.csv", *arguments]) == 2
+        assert "long.csv:2: " in capsys.readouterr().err
+    assert run(["add", "--from", "x" * length]) == 2
+
+
+def test_uploads_are_read_as_they_are_sent(
+    redis: Redis, shelf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_MAX_BACKLOG", "1")
+    monkeypatch.setenv("LOOKALIKE_CHUNK_SIZE", "1")
+    for number in range(40):
+        (shelf / f"more-{number:02}.jpg").write_bytes(TINY_JPEG)
+    read: list[Path] = []
+
+    def reading(path: Path) -> bytes:
+        read.append(path)
+        return path.read_bytes()
+
+    monkeypatch.setattr("producer.cli.adding.read_bytes", reading)
+    assert run(["add", "--from", "shelf", "--upload", "--fail-when-full"]) == 1
+    assert len(read) <= 16
+    assert "1 picture accepted before this" in capsys.readouterr().err
 
 
 def test_a_gallery_is_one_page(

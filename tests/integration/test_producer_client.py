@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,34 @@ def test_bytes_travel_beside_the_message_and_expire(shop_with: Shop, redis: Redi
     redis.pexpire(key, 5000)
     shop.add("b", b"picture")
     assert 99_000 < redis.pttl(key) <= 100_000  # type: ignore[operator]
+
+
+def test_a_question_keeps_bytes_for_as_long_as_itself_and_a_product_for_longer(
+    shop_with: Shop, redis: Redis
+) -> None:
+    shop = shop_with(picture_ttl=1000, lookup_ttl=100)
+
+    def left(data: bytes) -> int:
+        return int(redis.pttl(keys.picture(sha256(data).hexdigest())))  # type: ignore[arg-type]
+
+    shop.find_similar(image=b"asked")
+    assert 99_000 < left(b"asked") <= 100_000
+    shop.add("a", b"asked")
+    assert 999_000 < left(b"asked") <= 1_000_000
+    shop.find_similar(image=b"asked")
+    assert 999_000 < left(b"asked") <= 1_000_000
+
+
+def test_pictures_are_read_as_they_are_sent(shop: Producer, redis: Redis) -> None:
+    sent_before: list[int] = []
+
+    def large() -> Iterator[dict[str, Any]]:
+        for number in range(12):
+            sent_before.append(number - sum(1 for _ in redis.scan_iter(keys.picture("*"))))
+            yield {"product_id": str(number), "image": bytes([number]) * 3_000_000}
+
+    shop.add_many(large())
+    assert max(sent_before) <= 6
 
 
 def test_many_products_go_in_chunks(shop: Producer, redis: Redis) -> None:
@@ -258,6 +287,20 @@ def test_one_question_read_as_a_batch_is_a_batch_of_one(shop: Producer, redis: R
     with FakeWorker(redis).working():
         reply = lookup.result(10)
     assert shop.batch(lookup.id).result(0) == BatchReply(replies=(reply,))
+
+
+def test_a_batch_that_is_too_large_is_refused(shop: Producer, redis: Redis) -> None:
+    with pytest.raises(InvalidRequest, match="at most 25,600 in one lookup, not 26 times 1,000"):
+        shop.find_similar_many(map(str, range(26)), limit=1000)
+    shop.find_similar_many(map(str, range(256)), limit=100)
+
+
+def test_answers_about_the_service_are_kept_for_a_minute(shop: Producer, redis: Redis) -> None:
+    with FakeWorker(redis).working():
+        shop.status(10)
+        shop.thumbnails([("a", "main")], 100)
+    left = sorted(int(redis.pttl(key)) for key in redis.scan_iter(keys.mailbox("*")))  # type: ignore[arg-type]
+    assert [round(each / 1000) for each in left] == [60, 100]
 
 
 def test_the_question_ends_when_its_mailbox_does(shop_with: Shop, redis: Redis) -> None:

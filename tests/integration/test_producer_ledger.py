@@ -14,12 +14,15 @@ from producer.ledger import GRACE, LONGEST_GRACE, Ledger
 from producer.messages import (
     ImageItem,
     IngestChunk,
+    ItemFailure,
     Outcome,
     PathImage,
     Queue,
+    Reason,
     Removal,
     RemoveChunk,
 )
+from producer.settings import ProducerSettings
 
 
 @pytest.fixture
@@ -126,6 +129,72 @@ def test_a_follow_up_takes_over_in_the_same_step_and_comes_later(ledger: Ledger)
     ledger.clear(again, Outcome(applied=0), follow_up=third)
     assert ledger.overdue(later(45)) == []
     assert ledger.overdue(later(80)) == [third]
+
+
+def test_a_job_delivered_twice_breeds_one_retry(ledger: Ledger, redis: Redis) -> None:
+    job = chunk("a", "b")
+    ledger.accept([job])
+    first, second = (ledger.follow_up(job, job.items[:1]) for _ in range(2))
+    assert ledger.clear(job, Outcome(applied=1), follow_up=first)
+    redis.delete(keys.LEDGER_APPLIED)
+    assert not ledger.clear(job, Outcome(applied=2), follow_up=second)
+    assert ledger.size() == 1
+    assert ledger.outcomes([job.id]) == [Outcome(applied=1)]
+    assert ledger.overdue(later(60)) == [first]
+    assert not redis.exists(keys.LEDGER_APPLIED)
+
+
+def test_a_producer_with_a_fast_clock_makes_nobody_look_overtaken(
+    ledger: Ledger, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as clock:
+        clock.setattr("producer.ids.time.time_ns", lambda: int((time.time() + 3600) * 1e9))
+        fast = chunk()
+    ledger.accept([fast])
+    ledger.clear(fast, Outcome(applied=1))
+    horizon = redis.zscore(keys.LEDGER_APPLIED, Queue.INGEST.value)
+    assert horizon == pytest.approx(time.time(), abs=1)
+    time.sleep(0.01)  # ids tell milliseconds apart
+    waiting = chunk()
+    ledger.accept([waiting])
+    backlog(redis, Queue.INGEST)
+    assert ledger.overdue(later(GRACE + 1)) == []
+
+
+def test_starts_are_counted_until_the_job_is_struck_out(ledger: Ledger, redis: Redis) -> None:
+    job = chunk()
+    ledger.accept([job])
+    assert [ledger.begin(job), ledger.begin(job)] == [1, 2]
+    ledger.clear(job, Outcome(applied=1))
+    assert ledger.begin(job) == 0
+    assert not redis.exists(keys.LEDGER_STARTS)
+
+
+def test_an_excused_job_comes_again_soon_and_unbegun_unless_it_has_ended(
+    ledger: Ledger, redis: Redis
+) -> None:
+    job, ended = chunk(), chunk()
+    ledger.accept([job, ended])
+    ledger.clear(ended, Outcome(applied=1))
+    ledger.begin(job)
+    for each in (job, ended):
+        ledger.hold(each, 500)
+        ledger.excuse(each, after=5)
+    assert ledger.overdue(later(4)) == []
+    assert ledger.overdue(later(6)) == [job]
+    assert redis.zscore(keys.LEDGER_DUE, ended.id) is None
+    assert (ledger.begin(job), ledger.begin(ended)) == (1, 0)
+
+
+def test_outcomes_are_kept_for_their_own_time_and_are_small(redis: Redis) -> None:
+    job = chunk()
+    ledger = Ledger(redis, outcome_ttl=5000)
+    ledger.accept([job])
+    failure = ItemFailure(product_id="a", name=None, reason=Reason.INTERNAL, detail="x" * 10_000)
+    ledger.clear(job, Outcome(applied=0, failures=(failure,)))
+    assert 4_990_000 < redis.pttl(keys.outcome(job.id)) <= 5_000_000  # type: ignore[operator]
+    assert redis.strlen(keys.outcome(job.id)) < 1000  # type: ignore[operator]
+    assert ProducerSettings.model_fields["outcome_ttl"].default == 86_400
 
 
 def test_sweeping_takes_no_more_than_asked_and_all_in_the_end(ledger: Ledger) -> None:

@@ -62,6 +62,33 @@ def test_a_question_delivered_twice_keeps_its_answer(redis: Redis) -> None:
     assert mailbox.read(question) == DONE
 
 
+def test_an_answer_is_never_touched_by_a_late_start(redis: Redis) -> None:
+    """Not even for a moment, in which somebody may look or the worker may die."""
+    mailbox, question = Mailbox(redis, 60), new_id()
+    mailbox.open(question)
+    mailbox.post(question, DONE)
+    with redis.monitor() as monitor:
+        assert not mailbox.running(question)
+        redis.ping()
+        commands = []
+        for command in monitor.listen():
+            commands.append(command["command"].split()[0].upper())
+            if commands[-1] == "PING":
+                break
+    assert "SET" not in commands
+
+
+def test_whoever_asks_decides_how_long_the_mailbox_is_kept(redis: Redis) -> None:
+    mailbox, question = Mailbox(redis, 900), new_id()
+    mailbox.open(question, 60)
+    assert Mailbox(redis, 5000).running(question)
+    mailbox.post(question, DONE)
+    assert 59_000 < redis.pttl(keys.mailbox(question)) <= 60_000  # type: ignore[operator]
+    redis.delete(keys.mailbox(question))
+    mailbox.post(question, DONE)
+    assert not redis.exists(keys.mailbox(question))
+
+
 def test_an_expired_question_is_not_worked_on_and_is_no_unknown_one(redis: Redis) -> None:
     mailbox, question = Mailbox(redis, 0.05), new_id()
     mailbox.open(question)

@@ -89,7 +89,7 @@ class Web:
                 raise _failed(target, error) from None
             if isinstance(answer, bytes):
                 return answer, _bare(target)
-            target = self._parsed(str(target.join(answer)))
+            target = self._parsed(_joined(target, answer))
         raise ImageError(Reason.FETCH_FAILED, f"more than {MAX_REDIRECTS} redirects")
 
     def close(self) -> None:
@@ -188,6 +188,15 @@ def _decompressed(blocks: Iterable[bytes], encoding: bytes) -> Iterator[bytes]:
 
 def _port(url: httpx.URL) -> int:
     return url.port or _PORTS[url.scheme]
+
+
+def _joined(target: httpx.URL, location: str) -> str:
+    try:
+        return str(target.join(location))
+    except (httpx.InvalidURL, UnicodeError, ValueError):
+        raise ImageError(
+            Reason.FETCH_FAILED, "it redirects to something that is no address"
+        ) from None
 
 
 def _bare(url: httpx.URL) -> str:

@@ -10,7 +10,8 @@ IndexError_
 │   ├── BadVectors           stored embeddings that cannot be searched
 │   ├── RecallTooLow         the new index finds too few of the true neighbours
 │   ├── CheckFailed          the new index failed in the process that tried it
-│   └── BuildSuperseded      somebody else published meanwhile, or the lease was lost
+│   ├── BuildSuperseded      somebody else published meanwhile, or the lease was lost
+│   └── BuildStopped         the process is stopping
 └── WrongModel               a vector of another model than the one the index is made with
 """
 
@@ -59,6 +60,10 @@ class CheckFailed(BuildFailed):
 
 class BuildSuperseded(BuildFailed):
     """Another process published a generation meanwhile, or the lease was lost."""
+
+
+class BuildStopped(BuildFailed):
+    """The process is stopping; the next one builds."""
 
 
 class WrongModel(IndexError_):

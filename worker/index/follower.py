@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from db.errors import DatabaseError_
 from db.queries import catalogue, generations, models
 from db.queries.catalogue import Head
 from db.queries.models import ModelVersion
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER = 30.0
 """Seconds after which a generation that was refused is tried again: a disk may have been mounted meanwhile."""
+
+LONGEST_PAUSE = 5.0
+"""Seconds between two tries while the catalogue cannot be read."""
 
 
 def _utc_now() -> datetime:
@@ -107,16 +111,24 @@ class Follower:
             self._thread = None
 
     def _follow(self) -> None:
+        failures = 0
         while not self._stopping.is_set():
-            self._woken.wait(self._interval)
+            self._woken.wait(min(self._interval * 2.0**failures, LONGEST_PAUSE))
             self._woken.clear()
             if self._stopping.is_set():
                 return
             try:
                 self.refresh()
-            except Exception:
+            except Exception as error:
                 # The thread must outlive whatever happens to the database; lookups report it themselves.
-                log.exception("the index could not be followed; trying again")
+                known = isinstance(error, DatabaseError_)
+                if failures == 0:
+                    log.warning("the index is not followed: %s", error, exc_info=not known)
+                failures = min(failures + 1, 10)
+            else:
+                if failures:
+                    log.info("the index is followed again")
+                failures = 0
 
     # -- another generation -----------------------------------------------------------------------
 

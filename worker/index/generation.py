@@ -63,11 +63,14 @@ class Generation:
 
         Raises GenerationMissing, GenerationDamaged or GenerationMismatch before anything of it is mapped.
         """
-        hold = Hold(directory)
-        described = manifest.read(directory, expected.manifest_sha256)
-        _check_identity(described, expected)
-        verify_files(directory, described)
-        return _mapped(directory, described, hold)
+        try:
+            hold = Hold(directory)
+            described = manifest.read(directory, expected.manifest_sha256)
+            _check_identity(described, expected)
+            verify_files(directory, described)
+            return _mapped(directory, described, hold)
+        except OSError as error:  # a disk that fails, a right that is missing: as good as damaged
+            raise GenerationDamaged(f"{directory.name} cannot be read: {error}") from error
 
     def near(self, queries: Vectors, count: int, search_k: int) -> Slots:
         """Slots [m, count] near each query [m, d] by the reduced vectors, -1 where fewer are found."""

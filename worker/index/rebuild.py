@@ -15,7 +15,7 @@ from db.queries.generations import LEASE, NewGeneration
 from db.session import Database
 from worker.index import cleanup
 from worker.index.builder import Builder, BuildSettings, Built, Checkpoint, Progress
-from worker.index.errors import BuildSuperseded
+from worker.index.errors import BuildStopped, BuildSuperseded
 from worker.lease import TTL, Lease, LeaseHeld, LeaseLost
 
 __all__ = [
@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+
+LONGEST_PAUSE = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class IndexState:
     """Pictures that changed since the generation."""
     model_changed: bool
     """Whether the generation is of another model than the active one."""
+    failures: int = 0
+    """Rebuilds that failed since one succeeded; the caller knows."""
+    failed_at: datetime | None = None
 
 
 def read_state(database: Database) -> IndexState:
@@ -71,7 +77,11 @@ def read_state(database: Database) -> IndexState:
 
 
 def due(state: IndexState, limits: RebuildLimits, now: datetime) -> str | None:
-    """Why the index should be rebuilt, or None."""
+    """Why the index should be rebuilt, or None. After failures it waits: 1, 2, 4 … minutes, 15 at most."""
+    if state.failed_at is not None:
+        pause = min(timedelta(minutes=2.0 ** min(state.failures - 1, 10)), LONGEST_PAUSE)
+        if now - state.failed_at < pause:
+            return None
     if state.generation is None or state.built_at is None:
         return "the first index" if state.images else None
     if state.model_changed:
@@ -105,18 +115,20 @@ def rebuild(
     on_progress: Progress = lambda step, share: None,
     checkpoint: Checkpoint = lambda step: None,
     lease_ttl: float = TTL,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Rebuilt | None:
     """Build, verify and publish a generation, then clean up.
 
     None when another process is at it, or no model was ever registered. `on_progress` gets the step and its share
-    done; `checkpoint` the name of each step of `builder.STEPS` when it has been done. Raises BuildFailed,
-    DatabaseUnavailable; the generation that was current then still is.
+    done; `checkpoint` the name of each step of `builder.STEPS` when it has been done. `stop` is asked between
+    steps (Annoy's own build cannot be interrupted). Raises BuildFailed, OSError or DatabaseUnavailable; the
+    generation that was current then still is.
     """
     began = time.monotonic()
     data_dir.mkdir(parents=True, exist_ok=True)
     try:
         with Lease(database, LEASE, ttl=lease_ttl) as lease:
-            step = _guarded(lease, checkpoint)
+            step = _guarded(lease, checkpoint, stop)
             cleanup.clean(database, data_dir, settings.keep, lease.token)
             builder = Builder(
                 database,
@@ -149,14 +161,18 @@ def _rebuilt(built: Built, seconds: float) -> Rebuilt:
     )
 
 
-def _guarded(lease: Lease, checkpoint: Checkpoint) -> Callable[[str], None]:
-    """At every step, stop if the lease is lost."""
+def _guarded(
+    lease: Lease, checkpoint: Checkpoint, stop: Callable[[], bool]
+) -> Callable[[str], None]:
+    """At every step, stop if the lease is lost, or when asked to."""
 
     def step(name: str) -> None:
         try:
             lease.check()
         except LeaseLost as error:
             raise BuildSuperseded(f"the build stopped: {error}") from error
+        if stop() and name != "published":
+            raise BuildStopped(f"stopped after {name!r}, as asked")
         checkpoint(name)
 
     return step

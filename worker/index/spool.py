@@ -72,7 +72,7 @@ class Spool:
         if len(block.vectors) != count * self._dimension * 4:
             raise BadVectors(
                 f"among pictures {block.image_pks[0]} to {block.image_pks[-1]} are vectors that are not of "
-                f"{self._dimension} numbers; find them with `lookalike-worker verify`"
+                f"{self._dimension} numbers: restore the catalogue's embedding table"
             )
         vectors = np.frombuffer(block.vectors, dtype="<f4").reshape(count, self._dimension)
         finite = np.isfinite(vectors).all(axis=1)

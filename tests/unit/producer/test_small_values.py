@@ -11,6 +11,8 @@ import uuid
 from pathlib import Path
 
 import pytest
+from redis.exceptions import AuthenticationError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer import errors
 from producer.errors import (
@@ -23,7 +25,7 @@ from producer.errors import (
 from producer.ids import issued_at, new_id
 from producer.messages import Reason
 from producer.settings import ProducerSettings
-from producer.transport import connect, public_address
+from producer.transport import connect, public_address, unavailable
 from producer.versions import Versions
 
 
@@ -84,8 +86,13 @@ def test_the_drawn_tree_is_the_tree() -> None:
 def test_an_error_has_a_message_an_exit_code_and_survives_pickling(name: str) -> None:
     kind = getattr(errors, name)
     reasoned = issubclass(kind, errors._Reasoned)
-    error = kind(Reason.NOT_FOUND, "gone") if reasoned else kind()
-    assert str(error) == ("gone (not_found)" if reasoned else inspect.cleandoc(kind.__doc__))
+    if reasoned:
+        error, says = kind(Reason.NOT_FOUND, "gone"), "gone (not_found)"
+    elif kind is ProductNotFound:
+        error, says = kind("sku-1"), "product 'sku-1' is not in the catalogue"
+    else:
+        error, says = kind(), inspect.cleandoc(kind.__doc__)
+    assert str(error).startswith(says)
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy)) == (kind, str(error))
     assert kind.exit_code == (2 if issubclass(kind, SettingsError | InvalidRequest) else 1)
@@ -133,11 +140,48 @@ def test_an_address_that_cannot_be_parsed_names_its_variable(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["redis://:s3/cret@shop/0", "redis://u:12/s3cret@shop/0", "redis://:s3#cret@shop/0"]
+)
+def test_a_password_that_is_not_encoded_is_never_shown_and_the_way_out_is(url: str) -> None:
+    with pytest.raises(SettingsError, match="percent-encoded") as caught:
+        connect(ProducerSettings.model_validate({"redis_url": url}))
+    assert not re.search("s3|cret|12", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (AuthenticationError("invalid"), "refused the user or password"),
+        (RedisTimeoutError("slow"), "does not answer in time"),
+        (ConnectionRefusedError("refused"), "cannot be used"),
+    ],
+)
+def test_what_is_wrong_with_redis_is_told_apart(error: Exception, says: str) -> None:
+    wrapped = RuntimeError("the broker's own")
+    wrapped.__cause__ = error
+    for each in (error, wrapped):
+        told = str(unavailable(each, "redis://:secret@shop:1/0"))
+        assert says in told
+        assert "redis://shop:1/0" in told
+        assert "secret" not in told
+
+
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("redis://user:secret@shop:6379/0", "redis://shop:6379/0"),
         ("rediss://:se@cret@shop/1?password=secret", "rediss://shop/1"),
         ("unix://:secret@/run/redis.sock?db=1", "unix:///run/redis.sock"),
+        ("redis://:secret@[::1]:6379", "redis://[::1]:6379"),
+        ("redis://:sec/ret@shop/0", "redis://…"),
+        ("redis://user:1/2secret@shop:1/0", "redis://…"),
+        ("redis://:12?secret@shop/0", "redis://…"),
+        ("redis://:12#secret@shop/0", "redis://…"),
+        ("redis://:secret", "redis://…"),
+        ("redis://shop/0?password=a@secret", "redis://…"),
+        ("unix://:sec/ret@/run/redis.sock", "unix://…"),
+        ("http://secret", "://…"),
+        ("redis://[secret", "redis://…"),
     ],
 )
 def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
