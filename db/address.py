@@ -20,6 +20,10 @@ def parse(url: str) -> URL:
     except (ArgumentError, ValueError):
         # `from None`: the parser's own message may quote the password.
         raise InvalidDatabaseUrl from None
+    if "@" in (parsed.host or ""):  # what stands before it is a part of the password
+        raise InvalidDatabaseUrl(
+            "LOOKALIKE_DATABASE_URL has an @ too many: percent-encode the password's as %40"
+        )
     if parsed.drivername in _POSTGRESQL:
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in _SQLITE:

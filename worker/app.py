@@ -22,6 +22,7 @@ def worker_app(settings: WorkerSettings) -> Celery:
     app = celery_app(settings)
     app.conf.update(
         include=["worker.tasks"],
+        worker_consumer="worker.consumer:GuardedConsumer",
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=False,

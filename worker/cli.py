@@ -71,12 +71,14 @@ def main() -> None:
         _fail(error, FAILED)
     except RedisError as error:
         _fail(unavailable(error, _settings().redis_url.get_secret_value()), FAILED)
+    except OSError as error:
+        _fail(StartError(f"{error}: check LOOKALIKE_DATA_DIR and the folders named"), FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
 def _fail(error: Exception, code: int) -> None:
-    stderr.print(f"error: {error}", style="red", markup=False, highlight=False)
+    stderr.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

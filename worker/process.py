@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +15,15 @@ from dataclasses import dataclass
 from celery import Celery
 from celery.signals import worker_ready, worker_shutting_down
 from pydantic import ValidationError
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from db.session import Database
 from migrations import check_schema
 from producer.messages import Message, Question
-from producer.transport import connect
+from producer.transport import connect, unavailable
 from worker.app import worker_app
+from worker.consumer import Watchdog
 from worker.desk import Desk
 from worker.heartbeat import Heartbeat
 from worker.roles import DUTIES, Handlers, Process, Role
@@ -27,8 +31,8 @@ from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
-OUT_OF_TIME = 3
-"""Exit code of a process whose grace period ended first."""
+OUT_OF_TIME, DEAF = 3, 4
+"""Exit codes of a process whose grace period ended first, and of one that took no more messages."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,9 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
             loglevel="INFO",
             quiet=True,
         )
-        worker.start()
-        return int(worker.exitcode or 0)
+        with Watchdog(worker, lambda: os.kill(os.getpid(), signal.SIGTERM)) as watchdog:
+            worker.start()
+        return DEAF if watchdog.barked else int(worker.exitcode or 0)
 
 
 @contextmanager
@@ -102,7 +107,18 @@ def _open(settings: WorkerSettings, app: Celery) -> Iterator[Process]:
         check_schema(database)
         redis = connect(settings)
         closing.callback(redis.close)
+        _check_login(redis, settings)
         yield Process(settings, app, redis, database, threading.Event(), closing)
+
+
+def _check_login(redis: Redis, settings: WorkerSettings) -> None:
+    """A server that is away is waited for; one that refuses us will not change its mind."""
+    try:
+        redis.ping()
+    except (AuthenticationError, NoPermissionError) as error:
+        raise unavailable(error, settings.redis_url.get_secret_value()) from error
+    except RedisError as error:
+        log.warning("%s", unavailable(error, settings.redis_url.get_secret_value()))
 
 
 def _leave_in_time(process: Process) -> Callable[..., None]:

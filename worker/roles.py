@@ -204,19 +204,19 @@ def _open_embedder(process: Process) -> tuple[Embedder, ModelVersion]:
     embedder = process.closing.enter_context(Embedder(process.settings, process.redis))
     config = embedder.config
     with process.database.writing() as session:
+        active = models.active(session)
+        if active is not None and active.digest != config.digest:
+            raise StartError(
+                f"LOOKALIKE_MODEL is {config.name} ({config.digest[:12]}), but the catalogue's vectors are "
+                f"by {active.name} ({active.digest[:12]}): set LOOKALIKE_MODEL to that one, or use another "
+                "LOOKALIKE_DATABASE_URL"
+            )
         model = models.register(
             session,
             digest=config.digest,
             name=config.name,
             dimension=config.dimension,
             config=config.model_dump(mode="json"),
-        )
-        active = models.active(session)
-    if active is None or active.digest != model.digest:
-        raise StartError(
-            f"LOOKALIKE_MODEL is {config.name} ({config.digest[:12]}), but the catalogue's vectors are by "
-            f"{active.name if active else 'no model'} ({active.digest[:12] if active else '-'}): "
-            "set LOOKALIKE_MODEL to that one, or use another LOOKALIKE_DATABASE_URL"
         )
     log.info("%s on %s", config.name, embedder.network.device)
     return embedder, model

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import http.server
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import httpcore
+import httpx
 import pytest
 from redis import Redis
 
@@ -328,3 +331,127 @@ def test_unknown_and_broken_compression() -> None:
 @pytest.mark.parametrize("url", ["http://[::1", "http:///x", "http://exa mple/", "http://x:99999/"])
 def test_addresses_that_are_none(url: str) -> None:
     assert not refusal(url, "*").transient
+
+
+ODD = [
+    *("http://a:port/", "http://a:-1/", "http://a:99999/", "http://a:8 0/", "//a:port/x", "http://[::1"),
+    *("http://[::1]:x/", "//[", "http://[v1.x]/", "http://[]/", "http://", "http:///", "http:", "https:///x"),
+    *("http://xn--a/", "http://xn--zz--/", "http://xn--/", "http://a..b/", "http://.a/", "http://./"),
+    *("http://" + "a" * 300 + "/", "http://" + "a" * 70 + ".b/", "http://\u2100/", "http://\u00ff\u00fe/"),
+    *("http://a b/", "http://a\\b/", "http://a%00b/", "http://%31/", "http://a_b\x7f/", "http://user@:80/"),
+    *("http://@/", "http://a@b@c/", "http://1.2.3.4.5/", "http://256.256.256.256/", "http://0x/"),
+    *("javascript:alert(1)", "data:image/png;base64,AA", "file:///etc/passwd", "ftp://a/", "ws://a/"),
+    *("http://a/\x01", "/" + "x" * 5000, "/%", "/%zz", "/\x80\xff", "?", "#", "", " ", "\\\\a\\b", ":80/", "::"),
+]
+
+
+@pytest.mark.parametrize("location", ODD)
+def test_odd_redirects_are_answers_like_any_other(
+    location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception of another kind would be taken for a fault of ours."""
+    names(monkeypatch, ["127.0.0.1"])
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(302)
+        data = location.encode("latin-1", "ignore").replace(b"\n", b"")
+        request._headers_buffer.append(b"Location: " + data + b"\r\nContent-Length: 0\r\n")  # type: ignore[attr-defined]
+        request.end_headers()
+
+    class Any_(dict[str, Answer]):
+        def __missing__(self, path: str) -> Answer:
+            return answer if path == "/a" else status(404)
+
+    running = Site(Any_())
+    try:
+        error = refusal(f"http://{running.host}/a", running.host, "*")
+    finally:
+        running.stop()
+    assert error.reason in {
+        *(Reason.FETCH_FAILED, Reason.BLOCKED_ADDRESS, Reason.NOT_FOUND),
+    }
+    assert not error.transient
+
+
+@pytest.mark.parametrize("url", [each for each in ODD if each.startswith("http")])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_odd_addresses_are_refused(
+    url: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names(monkeypatch, ["93.184.215.14"])
+
+    def dial(*_: object, **__: object) -> socket.socket:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", dial)
+    with pytest.raises(ImageError), fetcher("*") as opened:
+        opened.fetch(UrlImage.model_construct(url=url.replace("http:", f"{scheme}:", 1)))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"),
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: odd\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        *(b"HTTP/1.1 200 OK\r\n\xff\xfe: \x00\r\n\r\n", b"HTTP/1.1 200 OK\r\n: x\r\n\r\n"),
+        *(b"HTTP/9.9 999 ?\r\n\r\n", b"HTTP/1.1 -5 x\r\n\r\n", b"\x16\x03\x01", b"", b"SSH-2.0-x\r\n"),
+        *(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n", b"HTTP/1.1 302 Found\r\nLocation:\r\n\r\n"),
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: \xff\r\nContent-Length: 1\r\n\r\nx",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_odd_answers_are_refused(head: bytes, scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as odd:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = odd.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.settimeout(5)
+                    try:
+                        connection.recv(65536)
+                        connection.sendall(head)
+                    except OSError:
+                        pass
+
+        threading.Thread(target=serve, daemon=True).start()
+        host = f"127.0.0.1:{odd.getsockname()[1]}"
+        assert refusal(f"{scheme}://{host}/a", host).reason is Reason.FETCH_FAILED
+        odd.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (ssl.SSLError("bad record"), True),
+        (ssl.CertificateError("not you"), True),
+        (UnicodeError("label too long"), False),
+        (ValueError("odd header"), True),
+        (RuntimeError("cannot schedule new futures after shutdown"), True),
+        (httpcore.LocalProtocolError("Illegal target"), False),
+        (httpcore.RemoteProtocolError("Illegal status"), True),
+        (httpcore.UnsupportedProtocol("odd"), False),
+        (httpx.InvalidURL("odd"), False),
+    ],
+)
+def test_what_the_layers_below_raise(
+    error: Exception, transient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(httpcore.ConnectionPool, "handle_request", fail)
+    refused = refusal("http://cdn.example/", "*")
+    assert (refused.reason, refused.transient) == (Reason.FETCH_FAILED, transient)
+
+
+def test_a_name_that_does_not_decode_is_still_named_in_the_refusal() -> None:
+    """`xn--a` cannot be shown in its own letters: saying that it cannot be asked must not fail too."""
+    assert "xn--a:" in refusal("http://xn--a/", "*").detail

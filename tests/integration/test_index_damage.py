@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from db.errors import DatabaseUnavailable
 from db.session import Database
 from tests.services import DatabaseFactory
 from tests.unit.worker.index.factories import Shop, answerer, assert_same, build, found, question
-from worker.index import generation, manifest
+from worker.index import durable, follower, generation, manifest
 from worker.index.errors import GenerationDamaged, GenerationMismatch, GenerationRefused
 from worker.index.generation import NODE_HEADER, Expected, Generation
+from worker.index.view import View
 
 NODE = NODE_HEADER + 4 * 8
 
@@ -212,3 +216,171 @@ def test_with_no_whole_generation_answers_are_exact_from_sql(
     assert_same(found(answers, "p1"), shop.nearest("p1", 10))
     assert build(database, data_dir).number == 2
     assert answers.by_products(question("p1")).replies[0].generation == 2
+
+
+def _failing(number: int) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("where", ["durable.sha256", "map_vectors", "Tree"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.ENOMEM])
+def test_a_disk_that_fails_is_as_good_as_damage(
+    built: tuple[Path, Expected], where: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"worker.index.generation.{where}", _failing(number))
+    with pytest.raises(GenerationDamaged):
+        Generation.open(*built)
+
+
+def test_a_file_that_is_cut_off_after_it_was_verified(
+    built: tuple[Path, Expected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = _copy(built[0], tmp_path)
+    os.truncate(directory / "vectors.f16", 0)
+    monkeypatch.setattr(generation, "verify_files", lambda *_: None)
+    with pytest.raises(GenerationDamaged):
+        Generation.open(directory, built[1])
+
+
+def test_a_disk_that_fails_leaves_the_previous_generation_serving(
+    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(sqlite_database)
+    shop.fill(200)
+    build(sqlite_database, data_dir)
+    build(sqlite_database, data_dir)
+    newest, sha256 = max(data_dir.iterdir()).name, durable.sha256
+
+    def fail(path: Path) -> str:
+        return _failing(errno.EIO)() if path.parent.name == newest else sha256(path)
+
+    monkeypatch.setattr(durable, "sha256", fail)
+    answers = answerer(sqlite_database, data_dir)
+    assert answers.by_products(question("p1")).replies[0].generation == 1
+    assert_same(found(answers, "p1"), shop.nearest("p1", 10))
+
+
+def test_a_refused_generation_is_not_read_again_at_once_nor_is_the_open_one(
+    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading one is reading gigabytes: not four times a second."""
+    shop = Shop(sqlite_database)
+    shop.fill(200)
+    build(sqlite_database, data_dir)
+    opened: list[str] = []
+    real = generation.verify_files
+    monkeypatch.setattr(
+        generation, "verify_files", lambda d, m: (opened.append(d.name[:19]), real(d, m))
+    )
+    following = follower.Follower(sqlite_database, data_dir)
+    following.refresh()
+    build(sqlite_database, data_dir)
+    path = max(data_dir.iterdir()) / "vectors.f16"
+    whole = path.read_bytes()
+    cut_elsewhere(path.parent)
+    flip("vectors.f16", 0.5)(path.parent)
+    first, second = "generation-00000001", "generation-00000002"
+    assert [following.refresh().number for _ in range(5)] == [1] * 5
+    assert opened == [first, second]  # the open one was taken as it is
+    monkeypatch.setattr(following, "_loaded", lambda *_: pytest.fail("nothing is to be opened"))
+    following.refresh()
+    monkeypatch.undo()
+    assert path.write_bytes(whole)
+
+
+def test_a_refusal_outlasts_a_database_that_fails_right_after_it(
+    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was published then, so that only the memory of the refusal keeps the disk from being read again."""
+    shop = Shop(sqlite_database)
+    shop.fill(200)
+    build(sqlite_database, data_dir)
+    flip("vectors.f16", 0.5)(next(data_dir.iterdir()))
+    read: list[Path] = []
+    real = generation.verify_files
+
+    def noted(directory: Path, described: manifest.Manifest) -> None:
+        read.append(directory)
+        real(directory, described)
+
+    monkeypatch.setattr(generation, "verify_files", noted)
+    following = follower.Follower(sqlite_database, data_dir)
+    with monkeypatch.context() as away:
+        away.setattr(following, "_loaded", lambda *_: (_ for _ in ()).throw(DatabaseUnavailable()))
+        for _ in range(5):
+            with pytest.raises(DatabaseUnavailable):
+                following.refresh()
+    assert following.refresh().number is None
+    assert len(read) == 1
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2 * follower.RETRY_AFTER)
+    following.refresh()
+    assert len(read) == 2  # a disk may have been mounted meanwhile
+
+
+class _Away(follower.Follower):
+    """Fails for as long as it is told to."""
+
+    trouble: Exception | None = None
+    tries = 0
+
+    def refresh(self) -> View:
+        self.tries += 1
+        if self.trouble is not None:
+            raise self.trouble
+        return super().refresh()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_database_that_is_away_costs_one_line_and_ever_fewer_tries(
+    sqlite_database: Database, data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Shop(sqlite_database).fill(20)
+    following = _Away(sqlite_database, data_dir, interval=0.02)
+    with caplog.at_level(logging.WARNING, "worker.index.follower"):
+        following.start()
+        try:
+            following.trouble, before = DatabaseUnavailable(), following.tries
+            time.sleep(1.0)
+            assert 3 <= following.tries - before <= 8  # 50 at the usual pace
+            assert [r.exc_info for r in caplog.records] == [None]
+            following.trouble = ValueError("a bug")
+            _until(lambda: len(caplog.records) == 2)
+            following.trouble = None
+            _until(lambda: len(caplog.records) == 3)
+        finally:
+            following.stop()
+    assert [r.message for r in caplog.records[1:]] == [
+        "the index is not followed: a bug",
+        "the index is followed again",
+    ]
+    assert caplog.records[1].exc_info
+
+
+def test_a_lookup_that_reaches_the_database_wakes_the_follower(
+    sqlite_database: Database, data_dir: Path
+) -> None:
+    """A new generation is opened when the database is back, not at the end of a long pause."""
+    Shop(sqlite_database).fill(20)
+    following = _Away(sqlite_database, data_dir, interval=3.0)
+    following.start()
+    try:
+        following.trouble, before = DatabaseUnavailable(), following.tries
+        following._woken.set()
+        _until(lambda: following.tries > before)
+        following.trouble = None
+        build(sqlite_database, data_dir)
+        began = time.monotonic()
+        _until(lambda: following.refresh().number == 1)
+        assert time.monotonic() - began < 2.0
+    finally:
+        following.stop()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
-from producer import Producer
+from producer import Producer, keys
+from tests.services import start_valkey
 from tests.stack import embedded, producer_of, running, save_picture, stack_settings
 from worker import valkey
 from worker.up import Service
@@ -138,3 +143,57 @@ def wait_until(done: Callable[[], bool]) -> None:
             assert not deadline.wait(0.05), "it did not happen in time"
     finally:
         timer.cancel()
+
+
+def test_work_goes_on_after_redis_was_restarted_under_load(tmp_path: Path) -> None:
+    server = start_valkey("--appendonly", "yes", folder=tmp_path)
+    service = Service(stack_settings(tmp_path / "data", redis_url=server.url))
+    watcher = threading.Thread(target=service.watch)
+    try:
+        service.start()
+        watcher.start()
+        with producer_of(service) as shop:
+            rows = [
+                {"product_id": f"p{seed}", "image": save_picture(tmp_path / f"{seed}.jpg", seed)}
+                for seed in range(600)
+            ]
+            shop.add_many(rows)
+            wait_until(lambda: shop.backlog() < 15)
+            server.stop()
+            server.start()
+            wait_until(lambda: shop.backlog() == 0)
+            assert shop.status(timeout=WAIT).products == len(rows)
+    finally:
+        service.stop()
+        watcher.join()
+        server.stop()
+
+
+def test_a_message_that_celery_cannot_read_costs_nothing_but_itself(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as stack, producer_of(stack) as shop:
+        add(shop, "here", save_picture(tmp_path / "1.jpg", 1))
+        pids = [child.pid for child in stack.children]
+        with Redis.from_url(stack.settings.redis_url.get_secret_value()) as redis:
+            for body in (b"5", b'{"a": 1}', b"[[], {}, 5]", b'"text"'):
+                redis.lpush(keys.queue("lookup"), envelope(body))
+        assert shop.find_similar("here").result(WAIT).matches == ()
+        assert [child.pid for child in stack.children] == pids
+
+
+def envelope(body: bytes) -> str:
+    """A message as the broker packs it, of the lookup task, with any body."""
+    return json.dumps(
+        {
+            "body": base64.b64encode(body).decode(),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {"lang": "py", "task": "lookalike.lookup", "id": "1", "timelimit": "q"},
+            "properties": {
+                "body_encoding": "base64",
+                "delivery_info": {"exchange": "", "routing_key": "lookup"},
+                "delivery_mode": 2,
+                "delivery_tag": uuid.uuid4().hex,
+                "priority": 0,
+            },
+        }
+    )
