@@ -102,6 +102,7 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
 @contextmanager
 def _open(settings: WorkerSettings, app: Celery) -> Iterator[Process]:
     with ExitStack() as closing:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
         database = Database(settings.database)
         closing.callback(database.close)
         check_schema(database)

@@ -51,6 +51,15 @@ def active(session: Session) -> ModelVersion | None:
     return ModelVersion(*row) if row else None
 
 
+def first_registered(session: Session) -> tuple[str, datetime] | None:
+    """Digest of the catalogue's first model, and when it was registered: what no other catalogue has."""
+    table = tables.ModelVersion
+    row = session.execute(
+        select(table.digest, table.created_at).order_by(table.pk).limit(1)
+    ).first()
+    return (row.digest, row.created_at) if row else None
+
+
 def by_digest(session: Session, digest: str) -> ModelVersion | None:
     """The model with this digest."""
     row = session.execute(_ROW.where(tables.ModelVersion.digest == digest)).first()

@@ -334,14 +334,68 @@ def test_addresses_that_are_none(url: str) -> None:
 
 
 ODD = [
-    *("http://a:port/", "http://a:-1/", "http://a:99999/", "http://a:8 0/", "//a:port/x", "http://[::1"),
-    *("http://[::1]:x/", "//[", "http://[v1.x]/", "http://[]/", "http://", "http:///", "http:", "https:///x"),
-    *("http://xn--a/", "http://xn--zz--/", "http://xn--/", "http://a..b/", "http://.a/", "http://./"),
-    *("http://" + "a" * 300 + "/", "http://" + "a" * 70 + ".b/", "http://\u2100/", "http://\u00ff\u00fe/"),
-    *("http://a b/", "http://a\\b/", "http://a%00b/", "http://%31/", "http://a_b\x7f/", "http://user@:80/"),
+    *(
+        "http://a:port/",
+        "http://a:-1/",
+        "http://a:99999/",
+        "http://a:8 0/",
+        "//a:port/x",
+        "http://[::1",
+    ),
+    *(
+        "http://[::1]:x/",
+        "//[",
+        "http://[v1.x]/",
+        "http://[]/",
+        "http://",
+        "http:///",
+        "http:",
+        "https:///x",
+    ),
+    *(
+        "http://xn--a/",
+        "http://xn--zz--/",
+        "http://xn--/",
+        "http://a..b/",
+        "http://.a/",
+        "http://./",
+    ),
+    *(
+        "http://" + "a" * 300 + "/",
+        "http://" + "a" * 70 + ".b/",
+        "http://\u2100/",
+        "http://\u00ff\u00fe/",
+    ),
+    *(
+        "http://a b/",
+        "http://a\\b/",
+        "http://a%00b/",
+        "http://%31/",
+        "http://a_b\x7f/",
+        "http://user@:80/",
+    ),
     *("http://@/", "http://a@b@c/", "http://1.2.3.4.5/", "http://256.256.256.256/", "http://0x/"),
-    *("javascript:alert(1)", "data:image/png;base64,AA", "file:///etc/passwd", "ftp://a/", "ws://a/"),
-    *("http://a/\x01", "/" + "x" * 5000, "/%", "/%zz", "/\x80\xff", "?", "#", "", " ", "\\\\a\\b", ":80/", "::"),
+    *(
+        "javascript:alert(1)",
+        "data:image/png;base64,AA",
+        "file:///etc/passwd",
+        "ftp://a/",
+        "ws://a/",
+    ),
+    *(
+        "http://a/\x01",
+        "/" + "x" * 5000,
+        "/%",
+        "/%zz",
+        "/\x80\xff",
+        "?",
+        "#",
+        "",
+        " ",
+        "\\\\a\\b",
+        ":80/",
+        "::",
+    ),
 ]
 
 
@@ -358,11 +412,11 @@ def test_odd_redirects_are_answers_like_any_other(
         request._headers_buffer.append(b"Location: " + data + b"\r\nContent-Length: 0\r\n")  # type: ignore[attr-defined]
         request.end_headers()
 
-    class Any_(dict[str, Answer]):
+    class Answers(dict[str, Answer]):
         def __missing__(self, path: str) -> Answer:
             return answer if path == "/a" else status(404)
 
-    running = Site(Any_())
+    running = Site(Answers())
     try:
         error = refusal(f"http://{running.host}/a", running.host, "*")
     finally:
@@ -375,9 +429,7 @@ def test_odd_redirects_are_answers_like_any_other(
 
 @pytest.mark.parametrize("url", [each for each in ODD if each.startswith("http")])
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_odd_addresses_are_refused(
-    url: str, scheme: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_odd_addresses_are_refused(url: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names(monkeypatch, ["93.184.215.14"])
 
     def dial(*_: object, **__: object) -> socket.socket:
@@ -391,14 +443,26 @@ def test_odd_addresses_are_refused(
 @pytest.mark.parametrize(
     "head",
     [
-        *(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"),
+        *(
+            b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        ),
         b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: odd\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         *(b"HTTP/1.1 200 OK\r\n\xff\xfe: \x00\r\n\r\n", b"HTTP/1.1 200 OK\r\n: x\r\n\r\n"),
-        *(b"HTTP/9.9 999 ?\r\n\r\n", b"HTTP/1.1 -5 x\r\n\r\n", b"\x16\x03\x01", b"", b"SSH-2.0-x\r\n"),
-        *(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n", b"HTTP/1.1 302 Found\r\nLocation:\r\n\r\n"),
+        *(
+            b"HTTP/9.9 999 ?\r\n\r\n",
+            b"HTTP/1.1 -5 x\r\n\r\n",
+            b"\x16\x03\x01",
+            b"",
+            b"SSH-2.0-x\r\n",
+        ),
+        *(
+            b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n",
+            b"HTTP/1.1 302 Found\r\nLocation:\r\n\r\n",
+        ),
         b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200_000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Encoding: \xff\r\nContent-Length: 1\r\n\r\nx",
     ],

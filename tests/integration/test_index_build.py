@@ -20,6 +20,7 @@ import pytest
 from db.queries import generations, leases
 from db.session import Database
 from tests.integration.catalogue_rows import repoint
+from tests.services import DatabaseFactory
 from tests.unit.worker.index.factories import (
     QUICK,
     Shop,
@@ -29,9 +30,15 @@ from tests.unit.worker.index.factories import (
     found,
     vectors,
 )
-from worker.index import builder, durable, manifest
+from worker.index import builder, durable, identity, manifest
 from worker.index.builder import STEPS
-from worker.index.errors import BuildFailed, BuildSuperseded, CheckFailed, RecallTooLow
+from worker.index.errors import (
+    BuildFailed,
+    BuildStopped,
+    BuildSuperseded,
+    CheckFailed,
+    RecallTooLow,
+)
 from worker.index.generation import Expected, Generation
 from worker.index.rebuild import Rebuilt, rebuild
 
@@ -160,7 +167,7 @@ def test_everything_is_on_the_disk_before_it_is_relied_on(
     files = manifest.read(directory).files
     written = events.index("write manifest.json")
     assert all(events.index(f"sync {name}") < written for name in files)
-    named = events.index("sync folder .building-1")
+    named = events.index(f"sync folder .building-{identity.of(sqlite_database)}-1")
     renamed = events.index("rename")
     order = [written, named, renamed, events.index(f"sync folder {data_dir.name}")]
     order += [events.index("check"), events.index("checked"), events.index("published")]
@@ -221,6 +228,7 @@ def test_what_does_not_pass_the_check_is_not_published(
     with pytest.raises(CheckFailed, match=r"tree\.ann"):
         rebuild(sqlite_database, data_dir, QUICK, checkpoint=damage)
     assert open_current(sqlite_database, data_dir).manifest.number == 1
+    assert len(list(data_dir.iterdir())) == 1
 
 
 def test_an_index_that_kills_its_checker_is_not_published(
@@ -395,3 +403,138 @@ def test_the_classic_recipe(sqlite_database: Database, data_dir: Path) -> None:
     assert [c.count for c in described.categories] == [12] * 5
     assert described.peak_memory > 1 << 20
     assert described.recall > 0.9
+
+
+# -- told to stop ---------------------------------------------------------------------------------
+
+
+def _stopped(database: Database, data_dir: Path, stop: Callable[[], bool], **options: Any) -> None:
+    """A build that stops leaves nothing, and the lease to whoever comes next."""
+    build(database, data_dir)
+    before = {path.name for path in data_dir.iterdir()}
+    with pytest.raises(BuildStopped):
+        rebuild(database, data_dir, QUICK, stop=stop, **options)
+    assert {path.name for path in data_dir.iterdir()} == before
+    assert open_current(database, data_dir).manifest.number == 1
+    assert build(database, data_dir).number == 2
+
+
+@pytest.mark.parametrize("step", STEPS[:-1])
+def test_a_build_stops_between_any_two_steps(
+    sqlite_database: Database, data_dir: Path, step: str
+) -> None:
+    Shop(sqlite_database).fill(40)
+    done: list[str] = []
+    before = STEPS.index(step)
+    _stopped(sqlite_database, data_dir, lambda: len(done) >= before, checkpoint=done.append)
+    assert done == list(STEPS[:before])
+
+
+@pytest.mark.parametrize("step", ["read", "sort", "index"])
+def test_a_build_stops_within_a_step(
+    sqlite_database: Database, data_dir: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the loops over the vectors, which are most of the work."""
+    Shop(sqlite_database).fill(400)
+    monkeypatch.setattr(builder, "BLOCK", 16)
+    monkeypatch.setattr("worker.index.spool.ROWS", 16)
+    monkeypatch.setattr("db.queries.catalogue.vectors.BLOCK", 16, raising=False)
+    shares: list[tuple[str, float]] = []
+    _stopped(
+        sqlite_database,
+        data_dir,
+        lambda: any(name == step for name, _ in shares),
+        on_progress=lambda name, share: shares.append((name, share)),
+    )
+    assert shares[-1][0] == step
+    assert [name for name, _ in shares].count(step) == 1
+    assert shares[-1][1] < 0.9 or step == "read"  # a catalogue of one block is read at once
+
+
+def test_a_build_stops_while_its_check_runs(
+    sqlite_database: Database, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Shop(sqlite_database).fill(40)
+    build(sqlite_database, data_dir)
+    before = {path.name for path in data_dir.iterdir()}
+    slow = tmp_path / "python"
+    slow.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    began = time.monotonic()
+    with pytest.raises(BuildStopped):
+        rebuild(sqlite_database, data_dir, QUICK, stop=(tmp_path / "pid").exists)
+    assert time.monotonic() - began < 20
+    assert {path.name for path in data_dir.iterdir()} == before
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_generation_that_is_published_is_not_stopped(
+    sqlite_database: Database, data_dir: Path
+) -> None:
+    Shop(sqlite_database).fill(40)
+    published: list[bool] = []
+
+    def stop() -> bool:
+        published.append(current(sqlite_database) is not None)
+        return published[-1]
+
+    assert build(sqlite_database, data_dir, stop=stop).number == 1
+    assert published
+
+
+# -- several catalogues in one folder -------------------------------------------------------------
+
+
+def test_two_catalogues_in_one_folder_leave_each_other_alone(
+    sqlite_databases: DatabaseFactory, data_dir: Path
+) -> None:
+    """Neither what the other serves, nor what it is building or has not published yet."""
+    with sqlite_databases.migrated() as here, sqlite_databases.migrated() as there:
+        ours, theirs = Database(here), Database(there)
+        for database in (ours, theirs):
+            Shop(database).fill(40)
+        build(ours, data_dir)
+        seen: dict[str, bool] = {}
+
+        def meanwhile(step: str) -> None:
+            if step in {"read", "renamed"}:
+                before = set(data_dir.iterdir())
+                build(ours, data_dir, replace(QUICK, keep=2))
+                mine = [path for path in before if f"-{identity.of(theirs)}-" in path.name]
+                seen[step] = len(mine) == 1 and all(path.is_dir() for path in mine)
+
+        build(theirs, data_dir, checkpoint=meanwhile)
+        assert seen == {"read": True, "renamed": True}
+        for _ in range(3):
+            build(ours, data_dir)
+        assert open_current(theirs, data_dir).manifest.number == 1
+        assert open_current(ours, data_dir).manifest.number == 6
+        build(theirs, data_dir)
+        assert open_current(ours, data_dir).manifest.number == 6
+        ours.close()
+        theirs.close()
+
+
+def test_a_catalogue_is_known_by_the_same_digits_for_ever(database: Database) -> None:
+    assert identity.of(database) is None
+    Shop(database)
+    own = identity.of(database)
+    assert own is not None
+    assert len(own) == 8
+    Shop(database, digest="e" * 64)
+    assert identity.of(database) == own
+
+
+def test_a_folder_that_is_already_there_is_not_tidied(
+    sqlite_database: Database, data_dir: Path
+) -> None:
+    """It is another's build: a copy of the database knows the same digits and tokens."""
+    Shop(sqlite_database).fill(40)
+    other = data_dir / f".building-{identity.of(sqlite_database)}-1"
+    other.mkdir()
+    (other / "spool").write_bytes(b"x")
+    with pytest.raises(BuildFailed, match="File exists"):
+        rebuild(sqlite_database, data_dir, QUICK)
+    assert (other / "spool").exists()

@@ -15,6 +15,7 @@ from db.session import Database
 from producer.messages import Where
 from tests.integration.catalogue_rows import repoint
 from tests.unit.worker.index.factories import QUICK, Shop, answerer, build, found, question, vectors
+from worker.index import identity
 from worker.index.follower import Follower
 from worker.index.generation import Generation
 from worker.lookup import Answerer
@@ -159,12 +160,15 @@ def test_the_current_generation_is_not_deleted_after_a_rollback(
 
 def test_leftovers_are_removed(sqlite_database: Database, data_dir: Path) -> None:
     Shop(sqlite_database).fill(20)
-    for name in (".building-7", "generation-00000009-7"):
+    own = identity.of(sqlite_database)
+    others = [".building-7", "generation-00000009-7", "generation-00000009-0a0a0a0a-7"]
+    for name in (f".building-{own}-7", f"generation-00000009-{own}-7", *others):
         (data_dir / name).mkdir()
         (data_dir / name / "vectors.f16").write_bytes(b"x")
     (data_dir / "catalogue.db").write_bytes(b"not ours")
     build(sqlite_database, data_dir)
-    assert sorted(p.name for p in data_dir.iterdir()) == ["catalogue.db", "generation-00000001-1"]
+    left = {*others, "catalogue.db", f"generation-00000001-{own}-1"}
+    assert {path.name for path in data_dir.iterdir()} == left
 
 
 def test_any_sequence_of_changes_and_swaps_answers_as_brute_force_does(

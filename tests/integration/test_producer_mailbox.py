@@ -67,7 +67,7 @@ def test_an_answer_is_never_touched_by_a_late_start(redis: Redis) -> None:
     mailbox, question = Mailbox(redis, 60), new_id()
     mailbox.open(question)
     mailbox.post(question, DONE)
-    with redis.monitor() as monitor:
+    with redis.monitor() as monitor:  # type: ignore[no-untyped-call]
         assert not mailbox.running(question)
         redis.ping()
         commands = []

@@ -113,6 +113,8 @@ class Fetcher:
             descriptor = _open_beneath(root, parts)
         except OSError as error:
             raise _path_error(error, root) from None
+        except ValueError:
+            raise _no_path() from None
         try:
             return Picture(self._read(descriptor), str(root.joinpath(*parts)))
         except OSError as error:
@@ -124,7 +126,7 @@ class Fetcher:
         try:
             resolved = Path(path).resolve()
         except (OSError, RuntimeError, ValueError):
-            raise ImageError(Reason.PATH_DENIED, "this is not a path of a file") from None
+            raise _no_path() from None
         for root in self._roots:
             if resolved.is_relative_to(root):
                 return root, resolved.relative_to(root).parts
@@ -166,9 +168,13 @@ def _open_beneath(root: Path, parts: tuple[str, ...]) -> int:
         os.close(folder)
 
 
+def _no_path() -> ImageError:
+    return ImageError(Reason.PATH_DENIED, "this is not a path of a file")
+
+
 def _path_error(error: OSError, root: Path) -> ImageError:
     if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}:
-        if root.is_dir():
+        if os.path.isdir(root):
             return ImageError(Reason.NOT_FOUND, "there is no such file")
         detail = f"the folder {root} of LOOKALIKE_IMAGE_ROOTS is not there; is it mounted?"
         return ImageError(Reason.FETCH_FAILED, detail, transient=True)

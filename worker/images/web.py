@@ -9,7 +9,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +31,17 @@ _HEADERS: Final = (
 )
 _HOST: Final = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 _RETRYABLE: Final = {408, 425, 429, 500, 502, 503, 504}
+_UNASKABLE: Final = (
+    # A request that cannot be written, now or later; a UnicodeError is also what TLS says of the name "a..b".
+    *(httpcore.LocalProtocolError, httpcore.UnsupportedProtocol, httpx.InvalidURL),
+    *(UnicodeError, OverflowError),
+)
+_UNANSWERED: Final = (
+    # ssl.SSLError is an OSError; ValueError is what odd headers raise; RuntimeError and CancelledError a pool
+    # that is closed meanwhile.
+    *(httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, OSError),
+    *(ValueError, RuntimeError, CancelledError),
+)
 
 
 @dataclass(frozen=True)
@@ -79,17 +90,12 @@ class Web:
     def get(self, url: str) -> tuple[bytes, str]:
         """Return the body and the address that gave it, without query and credentials; raise ImageError."""
         self._deadline.at = time.monotonic() + self._timeout
-        target = self._parsed(url)
+        target = self._allowed(_parsed(url))
         for _ in range(MAX_REDIRECTS + 1):
-            try:
-                answer = self._request(target)
-            except httpcore.TimeoutException:
-                raise _timed_out(self._timeout) from None
-            except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-                raise _failed(target, error) from None
+            answer = self._asked(target)
             if isinstance(answer, bytes):
                 return answer, _bare(target)
-            target = self._parsed(_joined(target, answer))
+            target = self._allowed(_parsed(answer, target))
         raise ImageError(Reason.FETCH_FAILED, f"more than {MAX_REDIRECTS} redirects")
 
     def close(self) -> None:
@@ -97,20 +103,25 @@ class Web:
         self._pool.close()
         self._resolver.shutdown(wait=False, cancel_futures=True)
 
-    def _parsed(self, url: str) -> httpx.URL:
-        try:
-            target = httpx.URL(url) if len(url) <= MAX_URL else None
-            host = target.raw_host.decode("ascii") if target is not None else ""
-        except (httpx.InvalidURL, UnicodeError, ValueError):
-            target, host = None, ""
-        if target is None or target.scheme not in _PORTS or not _HOST.fullmatch(host):
-            raise ImageError(Reason.FETCH_FAILED, "this is not an http(s) address of a picture")
-        if not self._rules.allowed(host.lower().rstrip("."), _port(target)):
+    def _allowed(self, target: httpx.URL) -> httpx.URL:
+        if not self._rules.allowed(_host(target).rstrip("."), _port(target)):
             raise ImageError(
                 Reason.BLOCKED_ADDRESS,
-                f"{host}:{_port(target)} is not a host that the worker may ask; name it in LOOKALIKE_IMAGE_HOSTS",
+                f"{_host(target)}:{_port(target)} is not a host that the worker may ask; name it in "
+                "LOOKALIKE_IMAGE_HOSTS",
             )
         return target
+
+    def _asked(self, target: httpx.URL) -> bytes | str:
+        """What `_request` returns, and an ImageError for everything that it and the layers below raise."""
+        try:
+            return self._request(target)
+        except httpcore.TimeoutException:
+            raise _timed_out(self._timeout) from None
+        except _UNASKABLE as error:
+            raise _failed(target, error, transient=False) from None
+        except _UNANSWERED as error:
+            raise _failed(target, error, transient=True) from None
 
     def _request(self, target: httpx.URL) -> bytes | str:
         """The body, or where a redirect points."""
@@ -186,17 +197,29 @@ def _decompressed(blocks: Iterable[bytes], encoding: bytes) -> Iterator[bytes]:
     raise ImageError(Reason.CORRUPT_IMAGE, "the answer's compression is cut off")
 
 
+def _parsed(url: str, base: httpx.URL | None = None) -> httpx.URL:
+    """An http(s) address, where there is a `base` as a redirect from there; raises ImageError (fetch_failed)."""
+    try:
+        if len(url) <= MAX_URL:
+            target = httpx.URL(url) if base is None else base.join(url)
+            if target.scheme in _PORTS and _HOST.fullmatch(_host(target)):
+                return target
+    except (
+        httpx.InvalidURL,
+        ValueError,
+    ):  # UnicodeError, of bad names and surrogates, is a ValueError
+        pass
+    what = "this is not" if base is None else "it leads on to what is not"
+    raise ImageError(Reason.FETCH_FAILED, f"{what} an http(s) address of a picture") from None
+
+
+def _host(url: httpx.URL) -> str:
+    """The name in its ASCII form: `URL.host` decodes, and raises on a name like `xn--a`."""
+    return url.raw_host.decode("ascii").lower()
+
+
 def _port(url: httpx.URL) -> int:
     return url.port or _PORTS[url.scheme]
-
-
-def _joined(target: httpx.URL, location: str) -> str:
-    try:
-        return str(target.join(location))
-    except (httpx.InvalidURL, UnicodeError, ValueError):
-        raise ImageError(
-            Reason.FETCH_FAILED, "it redirects to something that is no address"
-        ) from None
 
 
 def _bare(url: httpx.URL) -> str:
@@ -213,9 +236,9 @@ def _timed_out(timeout: float) -> ImageError:
     return ImageError(Reason.FETCH_TIMEOUT, detail, transient=True)
 
 
-def _failed(target: httpx.URL, error: Exception) -> ImageError:
-    detail = f"{target.host}:{_port(target)} cannot be asked: {type(error).__name__}"
-    return ImageError(Reason.FETCH_FAILED, detail, transient=True)
+def _failed(target: httpx.URL, error: Exception, *, transient: bool) -> ImageError:
+    detail = f"{_host(target)}:{_port(target)} cannot be asked: {type(error).__name__}"
+    return ImageError(Reason.FETCH_FAILED, detail, transient=transient)
 
 
 def _refused(status: int) -> ImageError:

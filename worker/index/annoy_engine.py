@@ -59,7 +59,7 @@ class TreeBuilder:
             add_item(slot, row)
 
     def build(self, trees: int, jobs: int) -> None:
-        """Build; the same seed and one job give the same bytes."""
+        """Build; the same seed and one job give the same bytes. Cannot be interrupted: Annoy asks nobody."""
         self._index.build(trees, n_jobs=jobs)
 
     def near(self, query: list[float], count: int) -> list[int]:

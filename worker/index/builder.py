@@ -25,7 +25,13 @@ from db.session import Database
 from worker.index import annoy_engine, durable, memory, score, spool, tuning
 from worker.index import manifest as manifests
 from worker.index.annoy_engine import Tree, TreeBuilder
-from worker.index.errors import BuildFailed, CheckFailed, RecallTooLow
+from worker.index.errors import (
+    BuildFailed,
+    BuildStopped,
+    CheckFailed,
+    GenerationRefused,
+    RecallTooLow,
+)
 from worker.index.generation import ROTATION, TREE, VECTORS, Generation, map_vectors
 from worker.index.hold import LOCK, Hold
 from worker.index.manifest import FileEntry, Manifest, Parameters
@@ -46,6 +52,7 @@ STEPS = (
 BUILDING = ".building-"
 BLOCK = 8192
 CHECK_TIMEOUT = 1800.0
+CHECK_POLL = 0.2
 
 
 @dataclass(frozen=True)
@@ -104,26 +111,39 @@ class Builder:
         settings: BuildSettings,
         *,
         token: int,
+        catalogue_id: str,
         on_progress: Progress,
         checkpoint: Checkpoint,
+        stop: Callable[[], bool],
     ) -> None:
         self._database = database
         self._data_dir = data_dir
         self._settings = settings
-        self._token = token
         self._progress = on_progress
         self._checkpoint = checkpoint
-        self._directory = data_dir / f"{BUILDING}{token}"
+        self._stop = stop
+        # The catalogue keeps apart what two of them make in one folder, and the token what two builders make
+        # under one number, one of them having lost its lease.
+        self._of = f"{catalogue_id}-{token}"
+        self._directory = data_dir / f"{BUILDING}{self._of}"
 
     def build(self) -> Built | None:
-        """Build and verify a generation; None when no model was ever registered. Raises BuildFailed."""
+        """Build and verify a generation; None when no model was ever registered.
+
+        Raises BuildFailed, and whatever `checkpoint` and `on_progress` do; either way it leaves nothing behind.
+        """
+        try:
+            self._directory.mkdir(parents=True)
+        except OSError as error:  # not ours, if it is there: nothing is tidied
+            raise _unwritable(error) from error
         try:
             return self._build()
         except OSError as error:
             self._tidy()
-            raise BuildFailed(
-                f"the index could not be written ({error}); check the disk of LOOKALIKE_DATA_DIR"
-            ) from error
+            raise _unwritable(error) from error
+        except GenerationRefused as error:
+            self._tidy()
+            raise BuildFailed(f"the index cannot be read back: {error}") from error
         except Exception:
             self._tidy()
             raise
@@ -135,14 +155,18 @@ class Builder:
     def _build(self) -> Built | None:
         began = time.monotonic()
         memory.reset_peak()
-        self._directory.mkdir(parents=True)
         self._checkpoint("begun")
         source = self._read()
         if source is None:
             self._directory.rmdir()
             return None
         self._checkpoint("read")
-        slots = spool.sort(source.spooled, self._directory / VECTORS)
+        images = max(len(source.spooled), 1)
+        slots = spool.sort(
+            source.spooled,
+            self._directory / VECTORS,
+            lambda rows: self._progress("sort", min(rows / images, 1.0)),
+        )
         slots.save(self._directory)
         source.spooled.path.unlink()
         (self._directory / LOCK).touch()
@@ -300,19 +324,25 @@ class Builder:
         durable.write(self._directory / manifests.NAME, data)
         durable.sync_folder(self._directory)
         self._checkpoint("described")
-        # The token keeps apart what two builders made under one number, one of them having lost its lease.
-        target = self._data_dir / f"generation-{described.number:08d}-{self._token}"
+        target = self._data_dir / f"generation-{described.number:08d}-{self._of}"
         self._directory.rename(target)
+        self._directory = target
         durable.sync_folder(self._data_dir)
         self._checkpoint("renamed")
         built = Built(
             target, described, manifests.digest_of(data), source.model.pk, source.replaces
         )
         self._progress("check", 0.0)
-        check_in_child(target, built.manifest_sha256)
+        check_in_child(target, built.manifest_sha256, self._stop)
         self._progress("check", 1.0)
         self._checkpoint("checked")
         return built
+
+
+def _unwritable(error: OSError) -> BuildFailed:
+    return BuildFailed(
+        f"the index could not be written ({error}); check the disk of LOOKALIKE_DATA_DIR"
+    )
 
 
 def _built(images: int) -> tuple[str, ...]:
@@ -360,8 +390,10 @@ class _Behind:
             self._error = error
 
 
-def check_in_child(directory: Path, manifest_sha256: str) -> None:
-    """Try a generation in a process that may die of it; raises CheckFailed."""
+def check_in_child(
+    directory: Path, manifest_sha256: str, stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Try a generation in a process that may die of it; raises CheckFailed, BuildStopped."""
     root = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
@@ -373,21 +405,31 @@ def check_in_child(directory: Path, manifest_sha256: str) -> None:
         str(directory.resolve()),
         manifest_sha256,
     ]
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=CHECK_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise CheckFailed(f"{directory.name} was not checked in {CHECK_TIMEOUT:.0f} s") from error
-    if done.returncode < 0:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            said = _awaited(child, directory, stop)
+        finally:
+            child.kill()
+    if child.returncode < 0:
         raise CheckFailed(
-            f"{directory.name} killed the process that tried it (signal {-done.returncode})"
+            f"{directory.name} killed the process that tried it (signal {-child.returncode})"
         )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise CheckFailed(f"{directory.name}: {lines[-1] if lines else done.returncode}")
+    if child.returncode:
+        lines = said.strip().splitlines()
+        raise CheckFailed(f"{directory.name}: {lines[-1] if lines else child.returncode}")
+
+
+def _awaited(child: subprocess.Popen[str], directory: Path, stop: Callable[[], bool]) -> str:
+    """What the child wrote until it ended."""
+    until = time.monotonic() + CHECK_TIMEOUT
+    while True:
+        try:
+            return child.communicate(timeout=CHECK_POLL)[1]
+        except subprocess.TimeoutExpired as error:
+            if stop():
+                raise BuildStopped(f"stopped while {directory.name} was checked") from error
+            if time.monotonic() > until:
+                detail = f"{directory.name} was not checked in {CHECK_TIMEOUT:.0f} s"
+                raise CheckFailed(detail) from error

@@ -1,4 +1,8 @@
-"""Deletes generations that nobody needs: not the newest ones, and none that a process holds (invariant 12)."""
+"""Deletes generations that nobody needs: not the newest ones, and none that a process holds (invariant 12).
+
+What SQL does not name is deleted only if its name says that it is of this catalogue: several catalogues may keep
+their generations in one folder, and none may take another's for its own litter.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from pathlib import Path
 
 from db.queries import catalogue, generations
 from db.session import Database
+from worker.index import identity
 from worker.index.builder import BUILDING
 from worker.index.hold import LOCK
 
@@ -25,23 +30,30 @@ def clean(database: Database, data_dir: Path, keep: int, token: int) -> list[str
     Only whoever holds the lease with `token` may call it. A generation that some process has open stays until
     a later call.
     """
-    leftovers = [*_unfinished(data_dir, token), *_unknown(database, data_dir)]
+    own = identity.of(database)
+    leftovers = (
+        [*_unfinished(data_dir, own, token), *_unknown(database, data_dir, own)] if own else []
+    )
     removed = [directory.name for directory in leftovers if _delete(directory)]
     return [*removed, *_surplus(database, data_dir, keep)]
 
 
-def _unfinished(data_dir: Path, token: int) -> list[Path]:
+def _unfinished(data_dir: Path, own: str, token: int) -> list[Path]:
     """Directories of builds that crashed; builders before us have lost their lease."""
     return [
-        path for path in sorted(data_dir.glob(f"{BUILDING}*")) if path.name != f"{BUILDING}{token}"
+        path
+        for path in sorted(data_dir.glob(f"{BUILDING}{own}-*"))
+        if path.name != f"{BUILDING}{own}-{token}"
     ]
 
 
-def _unknown(database: Database, data_dir: Path) -> list[Path]:
+def _unknown(database: Database, data_dir: Path, own: str) -> list[Path]:
     """Directories that SQL does not name: never published, or noted as deleted before they were."""
     with database.reading() as session:
         named = {row.directory for row in generations.kept(session)}
-    return [path for path in sorted(data_dir.glob("generation-*")) if path.name not in named]
+    return [
+        path for path in sorted(data_dir.glob(f"generation-*-{own}-*")) if path.name not in named
+    ]
 
 
 def _surplus(database: Database, data_dir: Path, keep: int) -> Iterator[str]:

@@ -72,6 +72,7 @@ class Follower:
         self._woken = threading.Event()
         self._thread: threading.Thread | None = None
         self._state: _State | None = None
+        self._refused: dict[tuple[int, str], float] = {}
 
     @property
     def view(self) -> View:
@@ -111,24 +112,32 @@ class Follower:
             self._thread = None
 
     def _follow(self) -> None:
-        failures = 0
+        pause = self._interval
+        trouble: Exception | None = None
         while not self._stopping.is_set():
-            self._woken.wait(min(self._interval * 2.0**failures, LONGEST_PAUSE))
+            # A lookup that wakes us has read the database; what fails all the same is not for it to hurry.
+            (self._woken if _is_away(trouble) else self._stopping).wait(pause)
             self._woken.clear()
             if self._stopping.is_set():
                 return
-            try:
-                self.refresh()
-            except Exception as error:
-                # The thread must outlive whatever happens to the database; lookups report it themselves.
-                known = isinstance(error, DatabaseError_)
-                if failures == 0:
-                    log.warning("the index is not followed: %s", error, exc_info=not known)
-                failures = min(failures + 1, 10)
-            else:
-                if failures:
-                    log.info("the index is followed again")
-                failures = 0
+            before, trouble = trouble, self._tried()
+            if trouble is None:
+                pause = self._interval
+                if before is not None:
+                    log.warning("the index is followed again")
+                continue
+            pause = min(2 * pause, LONGEST_PAUSE)
+            if type(trouble) is not type(before):
+                unknown = None if _is_away(trouble) else trouble
+                log.error("the index is not followed: %s", trouble, exc_info=unknown)
+
+    def _tried(self) -> Exception | None:
+        """Refresh; what went wrong. The thread must outlive it, and lookups report it themselves."""
+        try:
+            self.refresh()
+        except Exception as error:
+            return error
+        return None
 
     # -- another generation -----------------------------------------------------------------------
 
@@ -165,14 +174,26 @@ class Follower:
     def _choose(self, session: Session) -> tuple[Generation | None, ModelVersion | None]:
         """The current generation or, where it is refused, the newest one before that can be opened."""
         for row in _candidates(session):
-            try:
-                expected = Expected(row.number, row.model_digest, row.manifest_sha256)
-                generation = Generation.open(self._data_dir / row.directory, expected)
-            except GenerationRefused as error:
-                log.error("generation %s is not used: %s", row.number, error)  # noqa: TRY400
-                continue
-            return generation, models.by_pk(session, row.model_version_pk)
+            generation = self._opened(row)
+            if generation is not None:
+                return generation, models.by_pk(session, row.model_version_pk)
         return None, models.active(session)
+
+    def _opened(self, row: generations.Generation) -> Generation | None:
+        """Open a generation, which reads all of it: not the one that is open, nor one refused a moment ago."""
+        published = (row.number, row.manifest_sha256)
+        serving = self._state.view.generation if self._state is not None else None
+        if serving is not None and serving.published == published:
+            return serving
+        if time.monotonic() - self._refused.get(published, -RETRY_AFTER) < RETRY_AFTER:
+            return None
+        try:
+            expected = Expected(row.number, row.model_digest, row.manifest_sha256)
+            return Generation.open(self._data_dir / row.directory, expected)
+        except GenerationRefused as error:
+            self._refused[published] = time.monotonic()
+            log.error("generation %s is not used: %s", row.number, error)  # noqa: TRY400
+            return None
 
     def _loaded(
         self, session: Session, generation: Generation | None, model: ModelVersion | None
@@ -206,6 +227,11 @@ class Follower:
                 generation, model = self._choose(session)
                 return self._loaded(session, generation, model)
             return _brought_up(session, state)
+
+
+def _is_away(trouble: Exception | None) -> bool:
+    """Whether nothing is wrong but the database."""
+    return trouble is None or isinstance(trouble, DatabaseError_)
 
 
 def _is_other_index(state: _State, head: Head) -> bool:

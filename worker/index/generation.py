@@ -61,7 +61,8 @@ class Generation:
     def open(cls, directory: Path, expected: Expected = ANY) -> Generation:
         """Verify and map a generation.
 
-        Raises GenerationMissing, GenerationDamaged or GenerationMismatch before anything of it is mapped.
+        Raises GenerationMissing, GenerationDamaged or GenerationMismatch before anything of it is mapped; a disk
+        that cannot read it, or a machine that cannot map it, counts as damage.
         """
         try:
             hold = Hold(directory)
@@ -69,8 +70,14 @@ class Generation:
             _check_identity(described, expected)
             verify_files(directory, described)
             return _mapped(directory, described, hold)
-        except OSError as error:  # a disk that fails, a right that is missing: as good as damaged
+        except (OSError, ValueError) as error:
+            # A disk that fails, a right or the memory that is missing, a file cut off since it was verified.
             raise GenerationDamaged(f"{directory.name} cannot be read: {error}") from error
+
+    @property
+    def published(self) -> tuple[int, str]:
+        """Number and digest of the manifest: what SQL knows it by."""
+        return self.manifest.number, manifest.digest_of(self.manifest.encoded())
 
     def near(self, queries: Vectors, count: int, search_k: int) -> Slots:
         """Slots [m, count] near each query [m, d] by the reduced vectors, -1 where fewer are found."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from db.queries import catalogue, generations, models
 from db.queries.generations import LEASE, NewGeneration
 from db.session import Database
-from worker.index import cleanup
+from worker.index import cleanup, identity
 from worker.index.builder import Builder, BuildSettings, Built, Checkpoint, Progress
 from worker.index.errors import BuildStopped, BuildSuperseded
 from worker.lease import TTL, Lease, LeaseHeld, LeaseLost
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 
 LONGEST_PAUSE = timedelta(minutes=15)
+"""From a failed rebuild to the next one, however many failed before."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ class IndexState:
     failures: int = 0
     """Rebuilds that failed since one succeeded; the caller knows."""
     failed_at: datetime | None = None
+    """When the last of them did."""
 
 
 def read_state(database: Database) -> IndexState:
-    """Read it from SQL, in one snapshot."""
+    """Read it from SQL, in one snapshot; failures are for the caller to add (`dataclasses.replace`)."""
     with database.reading() as session:
         current = generations.current(session)
         model = models.active(session)
@@ -78,10 +80,18 @@ def read_state(database: Database) -> IndexState:
 
 def due(state: IndexState, limits: RebuildLimits, now: datetime) -> str | None:
     """Why the index should be rebuilt, or None. After failures it waits: 1, 2, 4 … minutes, 15 at most."""
-    if state.failed_at is not None:
-        pause = min(timedelta(minutes=2.0 ** min(state.failures - 1, 10)), LONGEST_PAUSE)
-        if now - state.failed_at < pause:
-            return None
+    return None if _resting(state, now) else _wanted(state, limits, now)
+
+
+def _resting(state: IndexState, now: datetime) -> bool:
+    """Whether the last failure is too near; on either side of now, since another machine's clock noted it."""
+    if not state.failures or state.failed_at is None:
+        return False
+    pause = min(timedelta(minutes=2.0 ** min(state.failures - 1, 10)), LONGEST_PAUSE)
+    return abs(now - state.failed_at) < pause
+
+
+def _wanted(state: IndexState, limits: RebuildLimits, now: datetime) -> str | None:
     if state.generation is None or state.built_at is None:
         return "the first index" if state.images else None
     if state.model_changed:
@@ -120,28 +130,33 @@ def rebuild(
     """Build, verify and publish a generation, then clean up.
 
     None when another process is at it, or no model was ever registered. `on_progress` gets the step and its share
-    done; `checkpoint` the name of each step of `builder.STEPS` when it has been done. `stop` is asked between
-    steps (Annoy's own build cannot be interrupted). Raises BuildFailed, OSError or DatabaseUnavailable; the
-    generation that was current then still is.
+    done; `checkpoint` the name of each step of `builder.STEPS` when it has been done. `stop` is asked between the
+    steps and, often, while vectors are read, laid down, given to Annoy and checked; Annoy's own build and the
+    tuning cannot be interrupted and are waited for. Raises BuildFailed (BuildStopped leaves no files, and
+    the lease free), OSError or DatabaseUnavailable; the generation that was current then still is.
     """
     began = time.monotonic()
     data_dir.mkdir(parents=True, exist_ok=True)
     try:
         with Lease(database, LEASE, ttl=lease_ttl) as lease:
-            step = _guarded(lease, checkpoint, stop)
+            catalogue_id = identity.of(database)
+            if catalogue_id is None:
+                return None
             cleanup.clean(database, data_dir, settings.keep, lease.token)
             builder = Builder(
                 database,
                 data_dir,
                 settings,
                 token=lease.token,
-                on_progress=on_progress,
-                checkpoint=step,
+                catalogue_id=catalogue_id,
+                on_progress=_interruptible(stop, on_progress),
+                checkpoint=_guarded(lease, checkpoint, stop),
+                stop=stop,
             )
             built = builder.build()
             if built is not None:
                 publish(database, built, lease.token)
-                step("published")
+                checkpoint("published")
                 cleanup.clean(database, data_dir, settings.keep, lease.token)
     except LeaseHeld as held:
         log.info("no rebuild: %s", held)
@@ -161,17 +176,26 @@ def _rebuilt(built: Built, seconds: float) -> Rebuilt:
     )
 
 
+def _interruptible(stop: Callable[[], bool], on_progress: Progress) -> Progress:
+    def progress(step: str, share: float) -> None:
+        if stop():
+            raise BuildStopped(f"stopped in {step!r}, as asked")
+        on_progress(step, share)
+
+    return progress
+
+
 def _guarded(
     lease: Lease, checkpoint: Checkpoint, stop: Callable[[], bool]
 ) -> Callable[[str], None]:
-    """At every step, stop if the lease is lost, or when asked to."""
+    """At every step before the publication, stop if the lease is lost, or when asked to."""
 
     def step(name: str) -> None:
         try:
             lease.check()
         except LeaseLost as error:
             raise BuildSuperseded(f"the build stopped: {error}") from error
-        if stop() and name != "published":
+        if stop():
             raise BuildStopped(f"stopped after {name!r}, as asked")
         checkpoint(name)
 

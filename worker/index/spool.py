@@ -71,14 +71,18 @@ class Spool:
         count = len(block.image_pks)
         if len(block.vectors) != count * self._dimension * 4:
             raise BadVectors(
-                f"among pictures {block.image_pks[0]} to {block.image_pks[-1]} are vectors that are not of "
-                f"{self._dimension} numbers: restore the catalogue's embedding table"
+                f"among the images {block.image_pks[0]} to {block.image_pks[-1]} (column pk) are vectors that are "
+                f"not of {self._dimension} numbers: delete the rows of the table embedding with "
+                f"length(vector) <> {4 * self._dimension}, then add those pictures again"
             )
         vectors = np.frombuffer(block.vectors, dtype="<f4").reshape(count, self._dimension)
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             bad = np.asarray(block.image_pks)[~finite][:10].tolist()
-            raise BadVectors(f"the vectors of pictures {bad} are not finite; embed them again")
+            raise BadVectors(
+                f"the vectors of the images {bad} (column pk) are not finite: delete their rows of the table "
+                "embedding (by content_sha256), then add those pictures again"
+            )
         return vectors
 
     def _note(self, block: VectorBlock) -> None:
@@ -106,7 +110,9 @@ class Spool:
         )
 
 
-def sort(spooled: Spooled, target: Path) -> SlotTable:
+def sort(
+    spooled: Spooled, target: Path, on_rows: Callable[[int], None] = lambda rows: None
+) -> SlotTable:
     """Write the vectors in order of (category, image) and return the table of their slots."""
     order = np.argsort(spooled.codes, kind="stable")
     places = np.empty(len(order), dtype=np.int64)
@@ -118,6 +124,7 @@ def sort(spooled: Spooled, target: Path) -> SlotTable:
                 places[start : start + ROWS],
                 sink.fileno(),
             )
+            on_rows(start + ROWS)
     return SlotTable.of(spooled.image_pks[order], spooled.product_pks[order], _slices(spooled))
 
 

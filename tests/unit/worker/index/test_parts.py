@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -161,12 +162,6 @@ def test_slots_are_in_order_of_category_and_image(categories: list[str | None]) 
     assert table.image_pks[start:stop].tolist() == wanted
 
 
-def test_a_vector_of_another_width_stops_the_build(tmp_path: Path) -> None:
-    block = VectorBlock([1, 2], [1, 2], [None, None], b"\0" * 100)
-    with pytest.raises(BadVectors, match="verify"):
-        Spool(tmp_path / "spool", DIMENSION, 2).read(iter([block]), lambda done: None)
-
-
 def test_a_vector_that_is_not_finite_is_named(tmp_path: Path) -> None:
     rows = vectors(9)
     rows[4, 0] = np.inf
@@ -247,3 +242,39 @@ def test_a_rebuild_is_due(state: IndexState, reason: str | None) -> None:
     limits = RebuildLimits(max_age=timedelta(minutes=30), max_pending=100)
     got = due(state, limits, NOW)
     assert (reason is None and got is None) or (reason is not None and reason in (got or ""))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        IndexState(None, None, 1, 1, model_changed=False),
+        IndexState(1, NOW, 9, 0, model_changed=True),
+        IndexState(1, NOW, 9, 100, model_changed=False),
+        IndexState(1, NOW - timedelta(hours=1), 9, 1, model_changed=False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("failures", "minutes"), [(1, 1), (2, 2), (3, 4), (4, 8), (5, 15), (6, 15), (10_000, 15)]
+)
+def test_a_rebuild_that_failed_is_not_due_at_once(
+    state: IndexState, failures: int, minutes: int
+) -> None:
+    limits = RebuildLimits(max_age=timedelta(minutes=30), max_pending=100)
+    for apart, expected in ((timedelta(seconds=1), False), (-timedelta(seconds=1), True)):
+        failed_at = NOW - timedelta(minutes=minutes) + apart
+        failed = replace(state, failures=failures, failed_at=failed_at)
+        assert bool(due(failed, limits, NOW)) is expected
+    ahead = replace(state, failures=failures, failed_at=NOW + timedelta(days=1))
+    assert due(ahead, limits, NOW)  # a clock that was wrong does not stop the index for a day
+
+
+def test_bad_vectors_are_refused_with_what_can_be_done(tmp_path: Path) -> None:
+    block = VectorBlock([1, 2], [1, 2], [None, None], bytes(4 * DIMENSION + 4))
+    with pytest.raises(
+        BadVectors, match=rf"length\(vector\) <> {4 * DIMENSION}, then add"
+    ) as short:
+        Spool(tmp_path / "a", DIMENSION, 2).read(iter([block]), lambda _: None)
+    block = block._replace(vectors=np.full((2, DIMENSION), np.nan, "<f4").tobytes())
+    with pytest.raises(BadVectors, match=r"\[1, 2\].*then add those pictures again") as odd:
+        Spool(tmp_path / "b", DIMENSION, 2).read(iter([block]), lambda _: None)
+    assert "verify" not in f"{short.value} {odd.value}"
