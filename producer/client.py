@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -92,12 +93,13 @@ class Producer:
         version: int | None = None,
         when_full: WhenFull = "wait",
         timeout: float | None = None,
-        **attributes: JsonValue,
+        **attributes: JsonValue | Decimal,
     ) -> Receipt:
         """Make a picture of a product searchable, or replace it; returns once the job cannot be lost.
 
         `image` is a path (as the worker sees it), an http(s) address, bytes or an open file. A product's
-        other pictures have other names. `version` orders the changes of a product: the greatest wins, however
+        other pictures have other names. Attributes are strings, numbers, booleans or lists of them; a Decimal
+        becomes a float. `version` orders the changes of a product: the greatest wins, however
         late it comes; the time of the call if not given. When the service is behind by more jobs than
         LOOKALIKE_MAX_BACKLOG, waits (for at most `timeout` seconds) or raises QueueFull, as `when_full` says.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from producer.errors import (
     ProductNotFound,
     UnknownLookup,
 )
+from producer.ids import issued_at
 from producer.mailbox import LookupState
 from producer.messages import Answer, BatchReply, Failure, Reason, Reply
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=BaseModel)
 DEFAULT_TIMEOUT = 10.0
+_FRESH = 5.0
+"""Seconds for which an id is too young for its reply to have expired."""
 _ONE_OR_MANY: TypeAdapter[BatchReply | Reply] = TypeAdapter(
     Annotated[BatchReply | Reply, Field(union_mode="left_to_right")]
 )
@@ -88,9 +92,15 @@ class _Asked(Generic[R]):
         if answer is not None and answer.failure is not None:
             return _failure(answer.failure)
         if state is LookupState.UNKNOWN:
+            issued = issued_at(self._id)
+            expired = (
+                ", or it has expired (a reply is kept for the LOOKALIKE_LOOKUP_TTL of the side that asked)"
+                if issued is not None and issued + _FRESH <= time.time()
+                else ""
+            )
             return UnknownLookup(
-                f"no lookup {self._id!r} was asked here: check the id, and that LOOKALIKE_REDIS_URL is the "
-                "same on both sides"
+                f"no lookup {self._id!r} was asked here{expired}: check the id, and that "
+                "LOOKALIKE_REDIS_URL is the same on both sides"
             )
         if state is LookupState.EXPIRED:
             return LookupExpired(f"lookup {self._id} has expired: ask the question again")

@@ -351,6 +351,14 @@ class BatchReply(Frozen):
     replies: tuple[Reply, ...]
     not_found: tuple[str, ...] = ()
 
+    def __len__(self) -> int:
+        """How many products were answered; a batch without replies is falsy."""
+        return len(self.replies)
+
+    def of(self, product_id: str) -> Reply | None:
+        """The reply about this product; None if it is not in the catalogue, or was not asked about."""
+        return next((reply for reply in self.replies if reply.product_id == product_id), None)
+
 
 class QueueStatus(Frozen):
     """Messages waiting in a queue."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, cast
 
 from pydantic import JsonValue, ValidationError
@@ -29,7 +31,7 @@ class Row:
     image: PictureSource
     name: str = "main"
     category: str | None = None
-    attributes: Mapping[str, JsonValue] = field(default_factory=dict)
+    attributes: Mapping[str, JsonValue | Decimal] = field(default_factory=dict)
     version: int | None = None
 
     @classmethod
@@ -72,16 +74,33 @@ class Row:
             )
         except ValidationError as error:
             checks.product_id(self.product_id)  # says it better
-            raise InvalidRequest(checks.explain(error)) from None
+            raise InvalidRequest(_no_attribute(error) or checks.explain(error)) from None
         return item, data
 
 
 def plain(attributes: Mapping[str, object]) -> dict[str, object]:
-    """Attributes as JSON knows them: sets and tuples as lists, absent values left out."""
+    """Attributes as JSON knows them: sets and tuples as lists, decimals as floats, no absent values."""
     return {
-        key: list(cast("Iterable[object]", value))
-        if isinstance(value, tuple | set | frozenset)
-        else value
+        key: [_number(each) for each in cast("Iterable[object]", value)]
+        if isinstance(value, list | tuple | set | frozenset)
+        else _number(value)
         for key, value in attributes.items()
         if value is not None
     }
+
+
+def _number(value: object) -> object:
+    if isinstance(value, Decimal):
+        return math.nan if value.is_nan() else float(value)  # a signalling NaN has no float
+    return value
+
+
+def _no_attribute(error: ValidationError) -> str | None:
+    """What to pass instead of an attribute's value that JSON does not know, if that is the problem."""
+    problem = error.errors(include_url=False, include_context=False)[0]
+    if problem["type"] != "invalid-json-value" or problem["loc"][0] != "attributes":
+        return None
+    return (
+        f"attribute {problem['loc'][1]!r} is a {type(problem['input']).__name__}: pass a string, number or "
+        "boolean, or a list of them"
+    )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Self, TypeVar
+import re
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from producer.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6390/0"
 """Where `lookalike-worker up` starts its own server."""
@@ -56,9 +60,30 @@ def load(settings: type[_S]) -> _S:
     try:
         return settings()
     except ValidationError as error:
+        problems: dict[str, list[str]] = {}  # several of one setting are those of its allowed types
+        for problem in error.errors(include_input=False, include_url=False):
+            problems.setdefault(str(problem["loc"][0]), []).append(_in_words(problem))
         lines = [
-            f"LOOKALIKE_{'_'.join(str(part) for part in problem['loc']).upper()}: "
-            + problem["msg"].removeprefix("Value error, ")
-            for problem in error.errors(include_input=False, include_url=False)
+            f"LOOKALIKE_{name.upper()}: {' or '.join(each)}" for name, each in problems.items()
         ]
         raise SettingsError("; ".join(lines)) from None
+
+
+def _in_words(problem: ErrorDetails) -> str:
+    kind = problem["type"]
+    if kind.startswith("int_"):
+        return "must be a whole number"
+    if kind.startswith("float_"):
+        return "must be a number"
+    if kind == "string_pattern_mismatch":
+        return _forms(str(problem.get("ctx", {}).get("pattern", "")))
+    return problem["msg"].removeprefix("Value error, ")
+
+
+def _forms(pattern: str) -> str:
+    """A pattern of plain alternatives, with an optional number at most, in words."""
+    text = re.sub(r"\(([^()|]*)\)\?", r"[\1]", pattern.replace(r"\d+", "NUMBER"))
+    found = re.fullmatch(r"\^\(([^()\\^$*+?{}.]+)\)\$", text)
+    if found is None:
+        return "is not one of the allowed forms"
+    return f"must look like {' or '.join(found[1].split('|'))}"

@@ -15,6 +15,8 @@ from producer.messages import Range, Scalar, Where
 _EXPRESSION = re.compile(
     r"\s*([^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*(<=|>=|!=|<|>|=)\s*(.*?)\s*", re.DOTALL
 )
+_NO_KEY = re.compile(r"[~!^|*]|:$")
+"""What makes a key part of an operator that there is not: `name~=x`, `name:=x`."""
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,14})")
 _DECIMAL = re.compile(r"-?(0|[1-9]\d{0,14})\.\d{1,15}")
 _BOUNDS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
@@ -90,7 +92,7 @@ def parse_attributes(assignments: Iterable[str]) -> dict[str, Scalar]:
 
 def _split(text: str) -> tuple[str, str, str]:
     match = _EXPRESSION.fullmatch(text)
-    if match is None or not match[3] or match[2] == "!=":
+    if match is None or not match[3] or match[2] == "!=" or _NO_KEY.search(match[1]):
         raise InvalidRequest(f"{text!r} is no condition: {_HINT}")
     return match[1], match[2], match[3]
 
@@ -117,6 +119,12 @@ def _number(text: str, value: str) -> float:
 
 def _condition(key: object, value: object) -> object:
     if isinstance(value, Mapping):
+        unknown = [name for name in value if name not in Range.model_fields]
+        if unknown:
+            raise InvalidRequest(
+                f"where: {unknown[0]!r} is no bound of {key!r}: a range has lt, le, gt or ge, such as "
+                "{'lt': 50}"
+            )
         bounds = {
             name: float(bound) if type(bound) is int else bound for name, bound in value.items()
         }

@@ -21,6 +21,8 @@ from producer.rows import Row
 
 BATCH = 512
 """Rows between two looks at what has been applied."""
+NAMED = 3
+"""Rows that were left out are named, so many of them, and the others counted."""
 Located = Iterable[tuple[str, Row]]
 
 
@@ -30,6 +32,8 @@ class Batch:
 
     pictures: int
     rows: Callable[[], Iterator[Row]]
+    skipped: Sequence[str] = ()
+    """Where the rows stand that are left out because there is no such picture."""
 
 
 def from_arguments(
@@ -56,7 +60,7 @@ def from_catalogue(
 
 def check(read: Callable[[], Located], *, upload: bool, skip_missing: bool) -> Batch:
     """Read everything once, so that a mistake anywhere is found before anything is sent."""
-    pictures, missing = 0, []
+    pictures, missing, skipped = 0, [], []
     for where, row in read():
         try:
             row.item(0)
@@ -64,6 +68,7 @@ def check(read: Callable[[], Located], *, upload: bool, skip_missing: bool) -> B
             raise CatalogueFileError(f"{where}{error}; nothing was sent") from None
         if _is_missing(row):
             missing.append(f"{where}no such picture: {row.image!s}")
+            skipped.append(where.removesuffix(": ") or str(row.image))
         else:
             pictures += 1
     if missing and not skip_missing:
@@ -72,6 +77,7 @@ def check(read: Callable[[], Located], *, upload: bool, skip_missing: bool) -> B
     return Batch(
         pictures,
         lambda: (_sent(where, row, upload) for where, row in read() if not _is_missing(row)),
+        skipped,
     )
 
 
@@ -86,6 +92,7 @@ def send(
 ) -> int:
     """Add everything, wait for it if asked to, and show what became of it; returns the exit code."""
     tracker = shop.track() if wait else None
+    _say_skipped(terminal, batch.skipped)
     with terminal.meter(batch.pictures, waiting=wait) as meter, watched(shop, terminal):
         adding = _Adding(shop, meter, tracker)
         try:
@@ -96,7 +103,7 @@ def send(
             adding.say_accepted(terminal)
             raise
     outcome = tracker.outcome if tracker is not None else None
-    _show(terminal, adding.receipts, outcome)
+    _show(terminal, adding.receipts, outcome, batch.skipped)
     return 1 if outcome is not None and outcome.failures else 0
 
 
@@ -138,11 +145,25 @@ class _Adding:
         self._meter(accepted, self._tracker.done if self._tracker is not None else None)
 
 
-def _show(terminal: Terminal, receipts: Sequence[Receipt], outcome: Outcome | None) -> None:
+def _say_skipped(terminal: Terminal, skipped: Sequence[str]) -> None:
+    if skipped:
+        rows = "row" if len(skipped) == 1 else "rows"
+        more = f" and {len(skipped) - NAMED:,} more" if len(skipped) > NAMED else ""
+        named = ", ".join(skipped[:NAMED])
+        terminal.note(f"{len(skipped):,} {rows} left out (no such picture): {named}{more}")
+
+
+def _show(
+    terminal: Terminal,
+    receipts: Sequence[Receipt],
+    outcome: Outcome | None,
+    skipped: Sequence[str],
+) -> None:
     accepted = sum(receipt.items for receipt in receipts)
     if terminal.json:
         ended = outcome.model_dump(mode="json") if outcome is not None else {}
-        terminal.data({"accepted": accepted, "jobs": [each.id for each in receipts]} | ended)
+        jobs = [each.id for each in receipts]
+        terminal.data({"accepted": accepted, "jobs": jobs, "skipped": list(skipped)} | ended)
         return
     if outcome is None:
         terminal.note(f"{accepted:,} {_pictures(accepted)} accepted, in {len(receipts):,} jobs")

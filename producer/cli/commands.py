@@ -15,9 +15,9 @@ from producer.cli import adding, overview, results
 from producer.cli.stall import watched
 from producer.cli.terminal import Terminal, report
 from producer.client import Producer
-from producer.errors import InvalidRequest, LookalikeError
+from producer.errors import InvalidRequest, LookalikeError, LookupError_, ProductNotFound
 from producer.gallery import render
-from producer.messages import MAX_BATCH, MAX_MATCHES, BatchReply, Reply
+from producer.messages import MAX_BATCH, MAX_MATCHES, BatchReply, Outcome, Reply
 from producer.pictures import PictureSource, is_address, read_bytes
 from producer.where import parse_attributes, parse_where
 
@@ -146,6 +146,8 @@ def similar(
 ) -> None:
     """Show products that look like a product, or like a picture."""
     terminal = Terminal(json, quiet)
+    if (sku is None) == (image is None):
+        raise InvalidRequest("give a product id or --image, one of them")
     conditions = _where(category, where)
     with Producer.from_env() as shop:
         lookup = shop.find_similar(
@@ -157,7 +159,8 @@ def similar(
         if no_wait:
             terminal.data({"lookup": lookup.id}) if json else terminal.line(lookup.id)
             return
-        results.show(terminal, lookup.result(timeout))
+        asked = [*(where or ()), *([] if category is None else [f"category={category}"])]
+        results.show(terminal, lookup.result(timeout), asked)
 
 
 @app.command()
@@ -193,7 +196,7 @@ def remove(
     if json:
         terminal.data({"accepted": len(skus), "jobs": [each.id for each in receipts]} | ended)
     else:
-        terminal.note(f"{len(skus):,} {'removed' if wait else 'removals accepted'}")
+        terminal.note(_removed(len(skus), outcome))
     if outcome is not None and outcome.failures:
         if not json:
             adding.show_failures(terminal, outcome)
@@ -239,6 +242,8 @@ def gallery(
     conditions = _where(category, where)
     with Producer.from_env() as shop:
         replies, not_found = _all_similar(shop, skus, limit, conditions, timeout)
+        if not replies:
+            raise _none_found(not_found)
         wanted = [(sku, "main") for sku in skus] + [
             (match.product_id, match.name) for reply in replies for match in reply.matches
         ]
@@ -250,9 +255,7 @@ def gallery(
     if json:
         terminal.data({"out": str(out), "replies": len(replies), "not_found": not_found})
     else:
-        terminal.note(f"{out}: {len(replies)} products")
-    if not replies:
-        raise typer.Exit(1)
+        terminal.note(f"{out}: {len(replies):,} {'product' if len(replies) == 1 else 'products'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -308,6 +311,24 @@ def _where(category: str | None, where: list[str] | None) -> dict[str, object]:
 
 def _question(image: str) -> PictureSource:
     return image if is_address(image) else read_bytes(image)
+
+
+def _removed(asked: int, outcome: Outcome | None) -> str:
+    """What became of removals; a product that was never there is not said to have been removed."""
+    if outcome is None:
+        return f"{asked:,} {'removal' if asked == 1 else 'removals'} accepted"
+    products = "product is" if outcome.applied == 1 else "products are"
+    failed = f", {len(outcome.failures):,} failed" if outcome.failures else ""
+    return f"{outcome.applied:,} {products} not in the catalogue any more{failed}"
+
+
+def _none_found(not_found: list[str]) -> LookupError_:
+    if len(not_found) == 1:
+        return ProductNotFound(not_found[0])
+    named = ", ".join(not_found[:10]) + (
+        f" and {len(not_found) - 10} more" if len(not_found) > 10 else ""
+    )
+    return LookupError_(f"none of these products is in the catalogue: {named}")
 
 
 def _all_similar(

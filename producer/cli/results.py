@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from producer.cli.terminal import Terminal, table
 from producer.errors import ProductNotFound
 from producer.messages import BatchReply, Reply
 
 
-def show(terminal: Terminal, reply: Reply) -> None:
-    """One reply: its matches, nearest first, and what answered it."""
+def show(terminal: Terminal, reply: Reply, conditions: Sequence[str] | None = None) -> None:
+    """One reply: its matches, nearest first, and what answered it.
+
+    `conditions` are those it was asked with, as text; None if they are not known here.
+    """
     if terminal.json:
         terminal.data(as_json(reply))
         return
-    _show_table(terminal, reply)
+    _show_table(terminal, reply, conditions)
 
 
 def show_batch(terminal: Terminal, batch: BatchReply) -> None:
@@ -44,7 +49,19 @@ def as_json(reply: Reply) -> dict[str, object]:
     return value
 
 
-def _show_table(terminal: Terminal, reply: Reply) -> None:
+def _why_none(reply: Reply, conditions: Sequence[str] | None) -> str:
+    """Why a reply has no matches: it has some whenever there are any."""
+    other = "" if reply.product_id is None else "other "
+    if conditions:
+        return f": no {other}product satisfies {', '.join(conditions)}"
+    if conditions is None:
+        return ""
+    if other:
+        return ": there is no other product in the catalogue"
+    return ": the catalogue is empty" if reply.path == "none" else ""
+
+
+def _show_table(terminal: Terminal, reply: Reply, conditions: Sequence[str] | None = None) -> None:
     if reply.matches:
         rows = [
             (
@@ -60,7 +77,7 @@ def _show_table(terminal: Terminal, reply: Reply) -> None:
         columns = ("#", "product", "similarity", "distance", "category", "picture")
         terminal.show(table(columns, rows, right=("#", "similarity", "distance")))
     else:
-        terminal.line("no product looks like this")
+        terminal.line(f"no product looks like this{_why_none(reply, conditions)}")
     index = "no index yet" if reply.generation is None else f"index generation {reply.generation}"
     terminal.note(
         f"{index}, as of revision {reply.as_of.revision}, {reply.pending} changes pending, "

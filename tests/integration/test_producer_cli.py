@@ -18,7 +18,7 @@ from redis import Redis
 from producer import ItemFailure, Outcome, Producer, Reason
 from producer.cli.commands import run
 from producer.messages import Failure, IngestChunk, Queue, WorkerStatus
-from tests.fake_worker import TINY_JPEG, FakeWorker, match, take, take_all
+from tests.fake_worker import TINY_JPEG, FakeWorker, match, reply, take, take_all
 
 
 @pytest.fixture
@@ -125,7 +125,9 @@ def test_waiting_for_nobody_ends_in_time(
         (["add", "--from", "gone.csv"], "(and 1 more; --skip-missing leaves them out)"),
         (["add", "--from", "long.csv"], "long.csv:3: a product id must have 1 to 255 characters"),
         (["add", "sku", "shelf/dress/1.jpg", "-a", "price"], "KEY=VALUE"),
-        (["similar"], "either a product id or image="),
+        (["similar"], "give a product id or --image"),
+        (["similar", "a", "--image", "shelf/dress/1.jpg"], "give a product id or --image"),
+        (["similar", "a", "--where", "name~=x"], "KEY<=NUMBER"),
         (["similar", "a", "--limit", "0"], "from 1 to 1000, not 0"),
         (["similar", "a", "--limit", "-1"], "not -1"),
         (["similar", "a", "--limit", "1000000000"], "not 1000000000"),
@@ -164,10 +166,22 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == 2
 
 
-def test_rows_without_a_picture_can_be_left_out(redis: Redis, shelf: Path, tmp_path: Path) -> None:
+def test_rows_without_a_picture_can_be_left_out(
+    redis: Redis, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "gone.csv").write_text("product_id,image\n1,a.jpg\n2,shelf/dress/2.jpg\n")
     assert run(["add", "--from", "gone.csv", "--skip-missing"]) == 0
     assert [item.product_id for item in added(redis)] == ["2"]
+    assert "1 row left out (no such picture): gone.csv:2\n" in capsys.readouterr().err
+    rows = "".join(f"{number},{number}.jpg\n" for number in range(5))
+    (tmp_path / "gone.csv").write_text(f"product_id,image\n{rows}")
+    assert run(["add", "--from", "gone.csv", "--skip-missing"]) == 0
+    says = "5 rows left out (no such picture): gone.csv:2, gone.csv:3, gone.csv:4 and 2 more"
+    assert says in capsys.readouterr().err
+    assert run(["add", "a", "nowhere.jpg", "--skip-missing", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"accepted": 0, "jobs": [], "skipped": ["nowhere.jpg"]}
+    assert err == ""
 
 
 def test_similar_shows_a_table_or_json(
@@ -185,6 +199,36 @@ def test_similar_shows_a_table_or_json(
             json.loads(out)["matches"][0] | {"similarity": 0.875} == json.loads(out)["matches"][0]
         )
         assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["similar", "lonely"], ": there is no other product in the catalogue"),
+        (
+            ["similar", "lonely", "-c", "dress", "-w", "price<5"],
+            ": no other product satisfies price<5, category=dress",
+        ),
+        (["similar", "--image", "shelf/dress/1.jpg"], ": the catalogue is empty"),
+        (["similar", "-i", "shelf/dress/1.jpg", "-w", "a=1"], ": no product satisfies a=1"),
+    ],
+)
+def test_no_matches_are_explained(
+    *,
+    redis: Redis,
+    shelf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: str,
+) -> None:
+    empty = reply(None).model_copy(update={"path": "none"})
+    monkeypatch.setattr(
+        "tests.fake_worker.reply", lambda about, _: empty.model_copy(update={"product_id": about})
+    )
+    with FakeWorker(redis, {"lonely": []}).working():
+        assert run(arguments) == 0
+    assert capsys.readouterr().out == f"no product looks like this{says}\n"
 
 
 def test_what_has_no_reply_fails_with_its_reason(
@@ -228,9 +272,15 @@ def test_a_batch_can_be_read_too(redis: Redis, capsys: pytest.CaptureFixture[str
 def test_removing(redis: Redis, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["remove", "a", "b"]) == 0
     assert "2 removals accepted" in capsys.readouterr().err
+    assert run(["remove", "a"]) == 0
+    assert "1 removal accepted" in capsys.readouterr().err
     with worker(redis).working():
         assert run(["remove", "c", "--wait", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["applied"] == 1
+        assert json.loads(capsys.readouterr().out)["applied"] == 1
+        assert run(["remove", "c", "--wait"]) == 0
+        assert "1 product is not in the catalogue any more" in capsys.readouterr().err
+        assert run(["remove", "c", "d", "--wait"]) == 0
+        assert "2 products are not in the catalogue any more" in capsys.readouterr().err
 
 
 def test_status_shows_queues_also_when_no_worker_answers(
@@ -359,6 +409,20 @@ def test_a_gallery_is_one_page(
     assert page.count("<section>") == 2
     assert page.count("data:image/jpeg") == 5
     assert "not in the catalogue: nowhere" in capsys.readouterr().err
+
+
+def test_a_gallery_of_one_product_and_of_none(
+    redis: Redis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with worker(redis).working():
+        assert run(["gallery", "a", "--out", "one.html"]) == 0
+        assert "one.html: 1 product\n" in capsys.readouterr().err
+        assert run(["gallery", "x", "y", "--out", "none.html"]) == 1
+        says = "error: none of these products is in the catalogue: x, y\n"
+        assert capsys.readouterr().err == says
+        assert run(["gallery", "x", "--out", "none.html"]) == 1
+        assert "error: product 'x' is not in the catalogue" in capsys.readouterr().err
+    assert not (tmp_path / "none.html").exists()
 
 
 def test_a_server_that_is_not_there(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import socket
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from producer import (
     UnknownJob,
     UnknownLookup,
 )
+from producer.ids import new_id
 from producer.receipts import Receipt
 
 
@@ -93,6 +96,47 @@ def test_what_goes_wrong_can_be_rehearsed() -> None:
     shop.is_unavailable()
     with pytest.raises(QueueUnavailable):
         shop.add("1", b"x")
+
+
+def test_decimals_become_floats_and_other_values_are_told_what_to_be() -> None:
+    shop = RecordingProducer()
+    shop.add("1", b"x", price=Decimal("49.90"), sizes=[Decimal(1), "M"])  # type: ignore[list-item]
+    assert shop.added[0].attributes == {"price": 49.9, "sizes": [1.0, "M"]}
+    shop.add_many([{"product_id": "2", "image": b"x", "price": Decimal("5.5")}])
+    assert shop.added[1].attributes == {"price": 5.5}
+    row = {"product_id": "3", "image": b"x", "since": date(2026, 1, 2)}
+    with pytest.raises(
+        InvalidRequest, match=r"'since' is a date: pass a string, number or boolean"
+    ):
+        shop.add_many([row])
+    for wrong in ("NaN", "sNaN", "1e999"):
+        with pytest.raises(InvalidRequest, match="'price' must be a finite number"):
+            shop.add("4", b"x", price=Decimal(wrong))
+
+
+def test_a_batch_has_a_length_and_gives_the_reply_about_a_product() -> None:
+    shop = RecordingProducer()
+    shop.answers("1", ["2"])
+    shop.does_not_know("nowhere")
+    batch = shop.find_similar_many(["1", "nowhere", "3"]).result()
+    assert len(batch) == 2
+    reply = batch.of("1")
+    assert reply is not None
+    assert [match.product_id for match in reply.matches] == ["2"]
+    assert batch.of("nowhere") is None
+    assert dict(batch) == {"replies": batch.replies, "not_found": ("nowhere",)}
+    assert type(batch).model_validate_json(batch.model_dump_json()) == batch
+
+
+def test_an_id_that_may_have_expired_elsewhere_says_so() -> None:
+    shop = RecordingProducer()
+    with pytest.raises(
+        UnknownLookup, match=r"asked here, or it has expired .*LOOKALIKE_LOOKUP_TTL"
+    ):
+        shop.lookup("01890a5d-ac96-774b-bcce-b302099a8057").result()
+    for fresh in (new_id(), "nonsense"):
+        with pytest.raises(UnknownLookup, match="was asked here: check the id"):
+            shop.lookup(fresh).result()
 
 
 def test_a_job_that_nobody_knows_is_told_apart() -> None:

@@ -9,8 +9,10 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from pydantic import Field
 from redis.exceptions import AuthenticationError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -24,7 +26,7 @@ from producer.errors import (
 )
 from producer.ids import issued_at, new_id
 from producer.messages import Reason
-from producer.settings import ProducerSettings
+from producer.settings import ProducerSettings, load
 from producer.transport import connect, public_address, unavailable
 from producer.versions import Versions
 
@@ -122,6 +124,36 @@ def test_settings_name_every_wrong_variable(
     assert "LOOKALIKE_REDIS_URL: must start with redis://" in str(caught.value)
     assert "LOOKALIKE_MAX_BACKLOG" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_settings_that_are_wrong_are_told_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Settings(ProducerSettings):
+        device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+        code: str = Field("a", pattern=r"^[a-z]+$")
+        trees: int | Literal["all"] = Field(3, union_mode="left_to_right")
+
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "chunk_size": "many",
+        "lookup_ttl": "long",
+        "max_backlog": "0",
+        "device": "gpu",
+        "code": "1",
+        "trees": "few",
+    }.items():
+        monkeypatch.setenv(f"LOOKALIKE_{name.upper()}", value)
+    with pytest.raises(SettingsError) as caught:
+        load(Settings)
+    assert str(caught.value).split("; ") == [
+        "LOOKALIKE_CHUNK_SIZE: must be a whole number",
+        "LOOKALIKE_MAX_BACKLOG: Input should be greater than or equal to 1",
+        "LOOKALIKE_LOOKUP_TTL: must be a number",
+        "LOOKALIKE_DEVICE: must look like auto or cpu or cuda[:NUMBER]",
+        "LOOKALIKE_CODE: is not one of the allowed forms",
+        "LOOKALIKE_TREES: must be a whole number or Input should be 'all'",
+    ]
 
 
 def test_settings_come_from_the_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ def test_conditions_are_read(texts: list[str], where: dict[str, Any]) -> None:
         ["=5"],
         ["price="],
         ["price!=5"],
+        ["price~=5"],
+        ["price~5=5"],
+        ["name:=x"],
+        ["a|b=5"],
         ["price<cheap"],
         ["price<true"],
         ["price<5", "price<6"],
@@ -55,6 +59,14 @@ def test_what_is_no_condition_is_refused(texts: list[str]) -> None:
 def test_a_refusal_shows_the_text_and_how_to_write_it() -> None:
     with pytest.raises(InvalidRequest, match=r"'price!5' is no condition: write KEY=VALUE"):
         parse_where(["price!5"])
+
+
+def test_a_bound_that_is_none_shows_those_there_are() -> None:
+    for bounds in ({"less": 3}, {"lt": 5, 1: 2}):
+        with pytest.raises(
+            InvalidRequest, match="no bound of 'price': a range has lt, le, gt or ge"
+        ):
+            to_where({"price": bounds})
 
 
 def test_mappings_are_taken_as_python_writes_them() -> None:
