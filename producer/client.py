@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from pydantic import BaseModel, JsonValue
 
@@ -19,7 +19,6 @@ from producer.lookups import Asked, BatchLookup, Lookup
 from producer.messages import (
     IngestChunk,
     Outcome,
-    PictureLookup,
     ProductLookup,
     Question,
     QueueStatus,
@@ -30,17 +29,17 @@ from producer.messages import (
     ThumbnailReply,
     ThumbnailRequest,
 )
-from producer.pictures import PictureSource, to_ref
+from producer.pictures import PictureSource
 from producer.receipts import Receipt, Tracker
 from producer.room import Room, WhenFull
 from producer.rows import Row
+from producer.selection import Options, selection
 from producer.settings import ProducerSettings
+from producer.taste import Pictures, Products, Taste
 from producer.transport import RedisTransport, Transport
 from producer.versions import Versions
-from producer.where import to_where
 
 R = TypeVar("R", bound=BaseModel)
-T = TypeVar("T")
 MAX_REMOVALS = 1000
 MAX_THUMBNAILS = 500
 
@@ -194,28 +193,36 @@ class Producer:
 
     def find_similar(
         self,
-        product_id: str | None = None,
+        product_id: Products | None = None,
         *,
-        image: PictureSource | None = None,
+        image: Pictures | None = None,
+        disliked: Products = (),
+        disliked_image: Pictures = (),
         limit: int = 10,
         where: Mapping[str, object] | None = None,
+        **options: Unpack[Options],
     ) -> Lookup:
-        """Ask for products that look like a product, or like a picture; returns at once.
+        """Ask for products that look like a product, like a picture, or like several together; returns at once.
+
+        Products (64 at most) and pictures (8) make one taste, and matches keep away from those `disliked`;
+        no product that is named is among its matches.
 
         `where` keeps matches whose category and attributes are as given: a value, a list of values any of
         which may hold, or a range such as {"price": {"lt": 50}}. The reply has `limit` matches (1 to 1000)
-        whenever so many exist.
+        whenever so many exist, unless one of these leaves products out:
+
+        - `min_similarity`: those that are less similar than this cosine (-1 to 1);
+        - `collapse`: those whose picture is within this distance (0 to 2) of a nearer match's; 0 is for the
+          same picture under several ids;
+        - `at_most`: those beyond so many with the same value of an attribute, such as {"brand": 2}.
+
+        `diversity` (0 to 1) is the weight of being unlike the matches before, rather than like what is asked
+        about.
         """
-        if (product_id is None) == (image is None):
-            raise InvalidRequest("give either a product id or image=, not both and not neither")
-        if image is None:
-            ids: tuple[str, ...] = (checks.product_id(product_id),)
-            return self._ask_products(ids, limit, where, Lookup)
-        fields = {"limit": checks.limit(limit), "where": to_where(where)}
-        ref, data = to_ref(image)
-        question = checks.build(PictureLookup, image=ref, **fields, **self._new_question())
-        if data is not None and ref.kind == "bytes":
-            self._transport.store({ref.key: data}, self._settings.lookup_ttl)
+        picked = selection(limit, where, **options)
+        taste = Taste.of(product_id, image, disliked, disliked_image)
+        question = taste.question(picked, **self._new_question())
+        self._transport.store(taste.sent, self._settings.lookup_ttl)
         self._transport.ask(question)
         return Lookup(question.id, self._transport)
 
@@ -224,12 +231,20 @@ class Producer:
         product_ids: Iterable[str],
         limit: int = 10,
         where: Mapping[str, object] | None = None,
+        **options: Unpack[Options],
     ) -> BatchLookup:
-        """Ask about up to 256 products in one message; their replies come from one view of the index.
+        """Ask about up to 256 products, each by itself, in one message, answered from one view of the index.
 
-        Products times `limit` may be at most 25,600.
+        Products times `limit` may be at most 25,600; `where` and the options are as in `find_similar`.
         """
-        return self._ask_products(checks.product_ids(product_ids), limit, where, BatchLookup)
+        ids = checks.product_ids(product_ids)
+        picked = selection(limit, where, **options)
+        checks.matches(ids, picked.limit)
+        question = checks.build(
+            ProductLookup, product_ids=ids, selection=picked, **self._new_question()
+        )
+        self._transport.ask(question)
+        return BatchLookup(question.id, self._transport)
 
     def lookup(self, lookup_id: str) -> Lookup:
         """A lookup that was asked here or in another process, by its id."""
@@ -294,24 +309,6 @@ class Producer:
     def _accept(self, jobs: Sequence[IngestChunk | RemoveChunk], room: Room) -> list[Receipt]:
         room.taken(self._transport.accept(jobs))
         return [Receipt(job.id, len(job.items), self._transport) for job in jobs]
-
-    def _ask_products(
-        self,
-        product_ids: tuple[str, ...],
-        limit: int,
-        where: Mapping[str, object] | None,
-        handle: Callable[[str, Transport], T],
-    ) -> T:
-        checks.matches(product_ids, checks.limit(limit))
-        question = checks.build(
-            ProductLookup,
-            product_ids=product_ids,
-            limit=limit,
-            where=to_where(where),
-            **self._new_question(),
-        )
-        self._transport.ask(question)
-        return handle(question.id, self._transport)
 
     def _ask(self, question: Question, reply: type[R], timeout: float) -> R:
         self._transport.ask(question)

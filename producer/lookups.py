@@ -114,16 +114,16 @@ class _Asked(Generic[R]):
 
 
 class Lookup(_Asked[Reply]):
-    """One question, about a product or a picture."""
+    """One question, about a product, a picture, or several together."""
 
     def _read(self, reply: str) -> Reply:
         batch = _ONE_OR_MANY.validate_json(reply)
         if isinstance(batch, Reply):
             return batch
-        if len(batch.replies) + len(batch.not_found) != 1:
-            raise InvalidRequest(f"lookup {self._id} is a batch: read it with batch({self._id!r})")
-        if batch.not_found:
+        if batch.not_found and not batch.replies:
             raise ProductNotFound(batch.not_found[0])
+        if len(batch.replies) != 1 or batch.not_found:
+            raise InvalidRequest(f"lookup {self._id} is a batch: read it with batch({self._id!r})")
         return batch.replies[0]
 
 

@@ -29,6 +29,15 @@ MAX_LIMIT = 1000
 MAX_BATCH = 256
 MAX_MATCHES = 25_600
 """The most that a batch may ask for altogether: its product ids times its limit."""
+MAX_TASTE = 64
+"""Products that a lookup may like, and dislike, at once."""
+MAX_PICTURES = 8
+"""Pictures that a lookup may like, and dislike, at once."""
+MAX_CONDITIONS = 32
+MAX_CHOICES = 1000
+"""Values that a condition may allow."""
+MAX_AT_MOST = 8
+"""Attributes that `at_most` may name."""
 MAX_DETAIL = 500
 MAX_ATTRIBUTES = 64
 
@@ -83,8 +92,18 @@ ImageName = Annotated[
 Category = Annotated[
     str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)
 ]
+AttributeName = Annotated[
+    str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)
+]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
-Scalar = bool | int | float | str
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Scalar = (
+    bool
+    | Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    | Number
+    | Annotated[str, AfterValidator(_printable)]
+)
+"""What an attribute is compared with; an integer that needs more than 64 bits becomes a float."""
 
 
 def _finite(attributes: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -115,22 +134,48 @@ class Frozen(BaseModel):
 
 
 class Range(Frozen):
-    """A numeric condition: any of less than, at most, greater than, at least."""
+    """A numeric condition: any of less than, at most, greater than, at least; None is no bound."""
 
-    lt: float | None = None
-    le: float | None = None
-    gt: float | None = None
-    ge: float | None = None
+    lt: Number | None = None
+    le: Number | None = None
+    gt: Number | None = None
+    ge: Number | None = None
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        if not self.model_fields_set:
+        if self.lt is self.le is self.gt is self.ge is None:
             raise ValueError("a range needs at least one of lt, le, gt, ge")
         return self
 
 
-Condition = Scalar | Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=1000)] | Range
-Where = Annotated[dict[str, Condition], Field(max_length=32)]
+Condition = (
+    Scalar | Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_CHOICES)] | Range
+)
+Where = Annotated[dict[AttributeName, Condition], Field(max_length=MAX_CONDITIONS)]
+AtMost = Annotated[dict[AttributeName, Limit], Field(max_length=MAX_AT_MOST)]
+
+
+class Selection(Frozen):
+    """Which of the nearest products a reply is made of, and how many."""
+
+    limit: Limit = 10
+    where: Where = Field(default_factory=dict)
+    """Conditions on category and attributes; all must hold."""
+    min_similarity: Annotated[float, Field(ge=-1.0, le=1.0)] | None = None
+    """Least cosine between the question's vector and a match's."""
+    collapse: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
+    """Distance up to which two matches count as the same picture, of which only the nearer one is shown.
+
+    0 collapses the same bytes, and pictures that the network cannot tell apart.
+    """
+    at_most: AtMost = Field(default_factory=dict)
+    """Most matches with the same value of an attribute (or category), such as {"brand": 2}."""
+    diversity: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Weight of being unlike the matches already chosen, against being like what was asked about.
+
+    0 orders by likeness alone. Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) with
+    lambda = 1 - diversity.
+    """
 
 
 # -- pictures -------------------------------------------------------------------------------------
@@ -243,18 +288,37 @@ class ProductLookup(Question):
     task: ClassVar[str] = "lookalike.lookup"
     queue: ClassVar[Queue] = Queue.LOOKUP
     product_ids: Annotated[tuple[ProductId, ...], Field(min_length=1, max_length=MAX_BATCH)]
-    limit: Limit = 10
-    where: Where = Field(default_factory=dict)
+    selection: Selection = Field(default_factory=Selection)
+
+
+class TasteLookup(Question):
+    """What looks like all of these products together, and not like those? One reply, without any of them."""
+
+    task: ClassVar[str] = "lookalike.taste"
+    queue: ClassVar[Queue] = Queue.LOOKUP
+    liked: Annotated[tuple[ProductId, ...], Field(min_length=1, max_length=MAX_TASTE)]
+    disliked: Annotated[tuple[ProductId, ...], Field(max_length=MAX_TASTE)] = ()
+    selection: Selection = Field(default_factory=Selection)
 
 
 class PictureLookup(Question):
-    """What looks like this picture? Embedded and answered in one hop by an embed worker."""
+    """What looks like these pictures, and products, together? Embedded and answered in one hop."""
 
     task: ClassVar[str] = "lookalike.query"
     queue: ClassVar[Queue] = Queue.QUERY
-    image: ImageRef
-    limit: Limit = 10
-    where: Where = Field(default_factory=dict)
+    images: Annotated[tuple[ImageRef, ...], Field(max_length=MAX_PICTURES)] = ()
+    disliked_images: Annotated[tuple[ImageRef, ...], Field(max_length=MAX_PICTURES)] = ()
+    liked: Annotated[tuple[ProductId, ...], Field(max_length=MAX_TASTE)] = ()
+    disliked: Annotated[tuple[ProductId, ...], Field(max_length=MAX_TASTE)] = ()
+    selection: Selection = Field(default_factory=Selection)
+
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        if not self.images and not self.disliked_images:
+            raise ValueError("a picture lookup needs a picture")
+        if not self.images and not self.liked:
+            raise ValueError("something must be liked")
+        return self
 
 
 class StatusRequest(Question):
@@ -326,7 +390,14 @@ class AsOf(Frozen):
     at: datetime
 
 
-SearchPath = Literal["annoy", "exact", "overlay", "annoy+overlay", "exact+overlay", "none"]
+BasePath = Literal["annoy", "faiss", "category", "subset", "exact", "none"]
+SearchPath = Literal[
+    "annoy", "faiss", "category", "subset", "exact", "none",
+    "annoy+overlay", "faiss+overlay", "category+overlay", "subset+overlay", "exact+overlay", "overlay",
+]  # fmt: skip
+"""How the base was searched: by the engine's index (filtered where there are conditions), or by reading the
+pictures of the categories asked for, those that meet the conditions, or all; and whether the overlay had anything
+to say."""
 
 
 class Reply(Frozen):
@@ -334,7 +405,7 @@ class Reply(Frozen):
 
     matches: tuple[Match, ...]
     product_id: str | None = None
-    """The product that was asked about; None for a lookup by picture."""
+    """The product that was asked about; None for a lookup by picture, or by several products together."""
     generation: int | None
     """Number of the index generation that answered; None before the first."""
     model_version: str | None
@@ -343,6 +414,7 @@ class Reply(Frozen):
     pending: int
     """Changes newer than the generation; they were answered from the overlay."""
     path: SearchPath
+    """How it was found: see SearchPath."""
 
 
 class BatchReply(Frozen):
@@ -376,6 +448,8 @@ class GenerationStatus(Frozen):
     built_at: datetime
     recall: float
     """Measured recall@10 against exact search when it was built."""
+    pinned: bool = False
+    """Whether a rollback chose it: it is not replaced by itself until `lookalike-worker reindex`."""
 
 
 class WorkerStatus(Frozen):

@@ -31,9 +31,11 @@ from producer.messages import (
     Reply,
     StatusReply,
     StatusRequest,
+    TasteLookup,
     ThumbnailReply,
 )
 from producer.settings import ProducerSettings
+from producer.taste import Products, Taste
 
 
 class RecordingProducer(Producer):
@@ -78,12 +80,12 @@ class RecordingProducer(Producer):
         )
 
     @property
-    def asked(self) -> tuple[ProductLookup | PictureLookup, ...]:
-        """Every lookup that was asked, in order."""
+    def asked(self) -> tuple[ProductLookup | TasteLookup | PictureLookup, ...]:
+        """Every lookup that was asked, in order; how its matches were to be picked is in its `selection`."""
         return tuple(
             each
             for each in self._recording.questions
-            if isinstance(each, ProductLookup | PictureLookup)
+            if isinstance(each, ProductLookup | TasteLookup | PictureLookup)
         )
 
     @property
@@ -91,13 +93,14 @@ class RecordingProducer(Producer):
         """Bytes that were sent beside messages, by their SHA-256."""
         return self._recording.pictures
 
-    def answers(self, product_id: str | None, matches: Iterable[Match | str]) -> None:
-        """Answer lookups of this product, or with None of any picture, with these; ids are enough.
+    def answers(self, product_id: Products | None, matches: Iterable[Match | str]) -> None:
+        """Answer lookups of this product, of these together, or with None of any picture, with these matches.
 
-        An id alone gets distance 0.1, 0.2 … and no category. Matches beyond a lookup's limit are left out;
-        its `where` is recorded, and not applied.
+        Ids are enough: an id alone gets distance 0.1, 0.2 … and no category. Matches beyond a lookup's limit
+        are left out; its `where` and other options, and what it dislikes, are recorded, and not applied.
         """
-        self._recording.matches[product_id] = tuple(
+        liked = None if product_id is None else Taste.of(product_id, None, None, None).liked
+        self._recording.matches[_key(liked)] = tuple(
             Match(product_id=match, name="main", distance=min(2.0, 0.1 * place))
             if isinstance(match, str)
             else match
@@ -105,7 +108,7 @@ class RecordingProducer(Producer):
         )
 
     def does_not_know(self, *product_ids: str) -> None:
-        """Answer lookups of these products with ProductNotFound."""
+        """Answer lookups that name one of these products with ProductNotFound."""
         self._recording.unknown.update(checks.product_ids(product_ids))
 
     def fails(self, reason: Reason, detail: str = "told to fail") -> None:
@@ -133,7 +136,7 @@ class _Recording:
         self.jobs: list[Job] = []
         self.questions: list[Question] = []
         self.pictures: dict[str, bytes] = {}
-        self.matches: dict[str | None, tuple[Match, ...]] = {}
+        self.matches: dict[frozenset[str] | None, tuple[Match, ...]] = {}
         self.unknown: set[str] = set()
         self.failure: Failure | None = None
         self.silent = False
@@ -209,22 +212,32 @@ class _Recording:
 
     def _reply(self, question: Question) -> Reply | BatchReply | StatusReply | ThumbnailReply:
         if isinstance(question, ProductLookup):
-            return BatchReply(
-                replies=tuple(
-                    self._matches(id_, question.limit)
-                    for id_ in question.product_ids
-                    if id_ not in self.unknown
-                ),
-                not_found=tuple(id_ for id_ in question.product_ids if id_ in self.unknown),
-            )
-        if isinstance(question, PictureLookup):
-            return self._matches(None, question.limit)
+            return self._of_products(question)
+        if isinstance(question, TasteLookup | PictureLookup):
+            return self._of_taste(question)
         return (
             self._status() if isinstance(question, StatusRequest) else ThumbnailReply(thumbnails=())
         )
 
-    def _matches(self, product_id: str | None, limit: int) -> Reply:
-        matches = self.matches.get(product_id, ())[:limit]
+    def _of_products(self, question: ProductLookup) -> BatchReply:
+        limit = question.selection.limit
+        known = [each for each in question.product_ids if each not in self.unknown]
+        return BatchReply(
+            replies=tuple(self._matches((each,), each, limit) for each in known),
+            not_found=tuple(each for each in question.product_ids if each in self.unknown),
+        )
+
+    def _of_taste(self, question: TasteLookup | PictureLookup) -> Reply | BatchReply:
+        named = (*question.liked, *question.disliked)
+        if not_found := tuple(each for each in named if each in self.unknown):
+            return BatchReply(replies=(), not_found=not_found)
+        limit = question.selection.limit
+        if isinstance(question, PictureLookup):
+            return self._matches(None, None, limit)
+        return BatchReply(replies=(self._matches(question.liked, None, limit),))
+
+    def _matches(self, liked: Iterable[str] | None, product_id: str | None, limit: int) -> Reply:
+        matches = self.matches.get(_key(liked), ())[:limit]
         return Reply(
             matches=matches,
             product_id=product_id,
@@ -251,3 +264,8 @@ class _Recording:
             model_name=None,
             generation=None,
         )
+
+
+def _key(liked: Iterable[str] | None) -> frozenset[str] | None:
+    """What matches are told, and found, by: the products that are liked, in any order; None for pictures."""
+    return None if liked is None else frozenset(liked)

@@ -81,15 +81,16 @@ class Row:
 def plain(attributes: Mapping[str, object]) -> dict[str, object]:
     """Attributes as JSON knows them: sets and tuples as lists, decimals as floats, no absent values."""
     return {
-        key: [_number(each) for each in cast("Iterable[object]", value)]
+        key: [number(each) for each in cast("Iterable[object]", value)]
         if isinstance(value, list | tuple | set | frozenset)
-        else _number(value)
+        else number(value)
         for key, value in attributes.items()
         if value is not None
     }
 
 
-def _number(value: object) -> object:
+def number(value: object) -> object:
+    """A decimal as a float, which JSON knows; anything else as it is."""
     if isinstance(value, Decimal):
         return math.nan if value.is_nan() else float(value)  # a signalling NaN has no float
     return value

@@ -10,24 +10,30 @@ from pydantic import TypeAdapter, ValidationError
 
 from producer import checks
 from producer.errors import InvalidRequest
-from producer.messages import Range, Scalar, Where
+from producer.messages import MAX_CHOICES, MAX_CONDITIONS, Condition, Range, Scalar, Where
+from producer.rows import number
 
 _EXPRESSION = re.compile(
-    r"\s*([^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*(<=|>=|!=|<|>|=)\s*(.*?)\s*", re.DOTALL
+    r"\s*([^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*(<=|>=|!=|<|>|=)\s*([^<>=\s].*?)\s*", re.DOTALL
 )
+_PART = re.compile(r'\s*("[^"]*"|[^|]*?)\s*(\||\Z)')
+"""A value up to the next `|`, or the end; in double quotes a `|` is a part of it."""
 _NO_KEY = re.compile(r"[~!^|*]|:$")
 """What makes a key part of an operator that there is not: `name~=x`, `name:=x`."""
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,14})")
 _DECIMAL = re.compile(r"-?(0|[1-9]\d{0,14})\.\d{1,15}")
+CATEGORY = "category"
 _BOUNDS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 _WHERE: TypeAdapter[Where] = TypeAdapter(Where)
+_TELLING = ("value_error", "finite_number")
+"""Problems whose own words say more than what a condition looks like."""
 _HINT = "write KEY=VALUE, KEY=THIS|THAT, KEY<NUMBER, KEY<=NUMBER, KEY>NUMBER or KEY>=NUMBER"
 
 
 def parse_where(expressions: Iterable[str]) -> Where:
     """Conditions from texts such as `price<50`, `category=dress|skirt` and `in_stock=true`.
 
-    All must hold. Two bounds of one key make a range. A value in double quotes stays text ("38").
+    All must hold. Two bounds of one key make a range. A value in double quotes stays text ("38", "a|b").
     Raises InvalidRequest that shows the text and how to write it.
     """
     found: dict[str, Any] = {}
@@ -36,7 +42,7 @@ def parse_where(expressions: Iterable[str]) -> Where:
         if operator == "=":
             if key in found:
                 raise InvalidRequest(f"{text!r}: {key} is asked for twice: write {key}=THIS|THAT")
-            found[key] = _choice(key, value)
+            found[key] = _choice(text, key, value)
         else:
             bounds = found.setdefault(key, {})
             if not isinstance(bounds, dict) or _BOUNDS[operator] in bounds:
@@ -49,23 +55,22 @@ def to_where(conditions: Mapping[str, object] | None) -> Where:
     """Conditions as a message says them.
 
     A value is a string, number or boolean; a list, tuple or set of them, any of which may hold; or a Range,
-    also as a mapping of lt, le, gt and ge. Raises InvalidRequest.
+    also as a mapping of lt, le, gt and ge. A Decimal becomes a float. Of the category, which is text, it is a
+    string or a list of them. Raises InvalidRequest.
     """
     if conditions is None:
         return {}
     if not isinstance(conditions, Mapping):
         raise InvalidRequest('where must be a mapping such as {"category": "dress"}')
+    plain = {
+        checks.attribute("where", key): _condition(key, value) for key, value in conditions.items()
+    }
     try:
-        return _WHERE.validate_python(
-            {key: _condition(key, value) for key, value in conditions.items()}, strict=True
-        )
+        where = _WHERE.validate_python(plain, strict=True)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = problem["loc"][0] if problem["loc"] else "where"
-        raise InvalidRequest(
-            f"where: the condition on {key!r} must be a string, number or boolean, a list of them, or a "
-            "range such as {'lt': 50}"
-        ) from None
+        raise InvalidRequest(f"where: {_problem(error)}") from None
+    _check_category(where.get(CATEGORY, ""))
+    return where
 
 
 def parse_scalar(text: str) -> Scalar:
@@ -97,24 +102,39 @@ def _split(text: str) -> tuple[str, str, str]:
     return match[1], match[2], match[3]
 
 
-def _choice(key: str, value: str) -> Scalar | tuple[Scalar, ...]:
-    parts = [part.strip() for part in value.split("|")]
+def _choice(text: str, key: str, value: str) -> Scalar | tuple[Scalar, ...]:
+    parts = _parts(value)
+    if "" in parts:
+        raise InvalidRequest(f"{text!r}: a value before or after '|' is missing: {_HINT}")
     # A category is text, also where it looks like a number.
-    values = tuple(part if key == "category" else _scalar(part) for part in parts)
+    values = tuple((_unquoted(p) or p) if key == CATEGORY else _scalar(p) for p in parts)
     return values[0] if len(values) == 1 else values
 
 
+def _parts(value: str) -> list[str]:
+    parts = []
+    for found in _PART.finditer(value):
+        parts.append(found[1])
+        if not found[2]:
+            break
+    return parts
+
+
 def _scalar(text: str) -> Scalar:
-    if len(text) >= 2 and text[0] == text[-1] == '"':
-        return text[1:-1]
-    return parse_scalar(text)
+    quoted = _unquoted(text)
+    return parse_scalar(text) if quoted is None else quoted
+
+
+def _unquoted(text: str) -> str | None:
+    """What stands in double quotes, if the text does."""
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] == '"' else None
 
 
 def _number(text: str, value: str) -> float:
-    number = parse_scalar(value)
-    if isinstance(number, bool | str):
+    bound = parse_scalar(value)
+    if isinstance(bound, bool | str):
         raise InvalidRequest(f"{text!r}: {value!r} is not a number: {_HINT}")
-    return float(number)
+    return float(bound)
 
 
 def _condition(key: object, value: object) -> object:
@@ -125,8 +145,39 @@ def _condition(key: object, value: object) -> object:
                 f"where: {unknown[0]!r} is no bound of {key!r}: a range has lt, le, gt or ge, such as "
                 "{'lt': 50}"
             )
-        bounds = {
-            name: float(bound) if type(bound) is int else bound for name, bound in value.items()
-        }
-        return checks.build(Range, **bounds)
-    return tuple(value) if isinstance(value, list | set | frozenset) else value
+        return _range(key, {name: number(bound) for name, bound in value.items()})
+    if isinstance(value, list | tuple | set | frozenset):
+        return tuple(number(each) for each in value)
+    return number(value)
+
+
+def _range(key: object, bounds: Mapping[str, Any]) -> Range:
+    try:
+        return Range(**bounds)
+    except ValidationError as error:
+        problem = checks.explain(error).removeprefix("value: ")
+        raise InvalidRequest(f"where: the condition on {key!r}: {problem}") from None
+
+
+def _check_category(condition: Condition) -> None:
+    values = condition if isinstance(condition, tuple) else (condition,)
+    if not all(isinstance(value, str) for value in values):
+        raise InvalidRequest(
+            "where: a category is text: write category=THIS|THAT on a command line, and a string or a list "
+            "of strings in Python"
+        )
+
+
+def _problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False)
+    place = problems[0]["loc"]
+    if not place:
+        return f"at most {MAX_CONDITIONS} conditions, not {len(problems[0]['input'])}"
+    told = next((each["msg"] for each in problems if each["type"] in _TELLING), None)
+    if told is not None:
+        words = told.removeprefix("Value error, ").removeprefix("Input ")
+        return f"the condition on {place[0]!r} {words}"
+    return (
+        f"the condition on {place[0]!r} must be a string, number or boolean, a list of 1 to "
+        f"{MAX_CHOICES} of them, or a range such as {{'lt': 50}}"
+    )

@@ -21,7 +21,9 @@ from producer.messages import (
     AnswerState,
     AsOf,
     BatchReply,
+    BytesImage,
     Failure,
+    GenerationStatus,
     Match,
     Message,
     Outcome,
@@ -33,6 +35,7 @@ from producer.messages import (
     Reply,
     StatusReply,
     StatusRequest,
+    TasteLookup,
     Thumbnail,
     ThumbnailReply,
     ThumbnailRequest,
@@ -41,7 +44,10 @@ from producer.messages import (
 
 TYPES: dict[str, type[Message]] = {
     **JOB_TYPES,
-    **{each.task: each for each in (ProductLookup, PictureLookup, StatusRequest, ThumbnailRequest)},
+    **{
+        each.task: each
+        for each in (ProductLookup, TasteLookup, PictureLookup, StatusRequest, ThumbnailRequest)
+    },
 }
 TINY_JPEG = b"\xff\xd8\xff\xe0\x00\x02\xff\xc0\x00\x0b\x08\x00\x1c\x00\x1c\x01\x01\x11\x00\xff\xd9"
 
@@ -90,6 +96,7 @@ class FakeWorker:
         self.ledger = Ledger(redis)
         self.mailbox = Mailbox(redis, 60)
         self.workers: tuple[WorkerStatus, ...] = ()
+        self.generation: GenerationStatus | None = None
         self.rebuild_failure: str | None = None
         self.failure: Failure | None = None
         self.outcome: Callable[[Message], Outcome] = lambda job: Outcome(
@@ -132,18 +139,16 @@ class FakeWorker:
     def _answer(self, question: Question) -> Answer:
         if self.failure is not None:
             return Answer(state=AnswerState.FAILED, failure=self.failure)
-        if isinstance(question, PictureLookup) and question.image.kind == "bytes":
-            data = cast("bytes", self.redis.get(keys.picture(question.image.key)))
-            if not data.startswith(b"\xff\xd8"):
-                failure = Failure(reason=Reason.UNSUPPORTED_FORMAT, detail="this is no picture")
-                return Answer(state=AnswerState.FAILED, failure=failure)
+        if isinstance(question, PictureLookup) and not self._are_pictures(question):
+            failure = Failure(reason=Reason.UNSUPPORTED_FORMAT, detail="this is no picture")
+            return Answer(state=AnswerState.FAILED, failure=failure)
         return Answer(state=AnswerState.DONE, reply=self._reply(question).model_dump_json())
 
     def _reply(self, question: Question) -> BaseModel:
         if isinstance(question, ProductLookup):
             return self._batch(question)
-        if isinstance(question, PictureLookup):
-            return reply(None, [match("by-picture")])
+        if isinstance(question, TasteLookup | PictureLookup):
+            return self._taste(question)
         if isinstance(question, ThumbnailRequest):
             jpeg = base64.b64encode(TINY_JPEG).decode()
             return ThumbnailReply(
@@ -159,15 +164,34 @@ class FakeWorker:
             pending=1,
             model_version="ab" * 32,
             model_name="a model",
-            generation=None,
+            generation=self.generation,
             dead_letters={"not_found": 2},
             workers=self.workers,
             rebuild_failure=self.rebuild_failure,
         )
 
     def _batch(self, question: ProductLookup) -> BatchReply:
+        limit = question.selection.limit
         known = [each for each in question.product_ids if each in self.products]
         return BatchReply(
-            replies=tuple(reply(each, self.products[each][: question.limit]) for each in known),
+            replies=tuple(reply(each, self.products[each][:limit]) for each in known),
             not_found=tuple(each for each in question.product_ids if each not in self.products),
         )
+
+    def _taste(self, question: TasteLookup | PictureLookup) -> Reply | BatchReply:
+        named = (*question.liked, *question.disliked)
+        if not_found := tuple(each for each in named if each not in self.products):
+            return BatchReply(replies=(), not_found=not_found)
+        if isinstance(question, PictureLookup):
+            return reply(None, [match("by-picture")])
+        found = {each.product_id: each for liked in question.liked for each in self.products[liked]}
+        matches = [each for id_, each in found.items() if id_ not in named]
+        return BatchReply(replies=(reply(None, matches[: question.selection.limit]),))
+
+    def _are_pictures(self, question: PictureLookup) -> bool:
+        sent = [
+            cast("bytes", self.redis.get(keys.picture(image.key)))
+            for image in (*question.images, *question.disliked_images)
+            if isinstance(image, BytesImage)
+        ]
+        return all(data.startswith(b"\xff\xd8") for data in sent)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from producer import checks
-from producer.cli import adding, overview, results
+from producer.cli import adding, overview, picking, results
 from producer.cli.stall import watched
 from producer.cli.terminal import Terminal, report
 from producer.client import Producer
@@ -19,7 +19,7 @@ from producer.errors import InvalidRequest, LookalikeError, LookupError_, Produc
 from producer.gallery import render
 from producer.messages import MAX_BATCH, MAX_MATCHES, BatchReply, Outcome, Reply
 from producer.pictures import PictureSource, is_address, read_bytes
-from producer.where import parse_attributes, parse_where
+from producer.where import parse_attributes
 
 app = typer.Typer(
     name="lookalike",
@@ -37,14 +37,6 @@ INTERRUPTED = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and errors as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Write no progress and no notes.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", help="How many matches, 1 to 1000.")]
-CategoryFilter = Annotated[
-    str | None, typer.Option("--category", "-c", help="Only matches of this category.")
-]
-WhereFilter = Annotated[
-    list[str] | None,
-    typer.Option("--where", "-w", help="Only matches such as price<50, size=S|M. May be repeated."),
-]
 Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for an answer.")]
 FailWhenFull = Annotated[
     bool, typer.Option("--fail-when-full", help="Fail instead of waiting for the workers.")
@@ -130,13 +122,31 @@ def add(
 @app.command()
 def similar(
     *,
-    sku: Annotated[str | None, typer.Argument(help="The product's id.", show_default=False)] = None,
-    image: Annotated[
-        str | None, typer.Option("--image", "-i", help="Ask about this picture: a path or address.")
+    skus: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SKU", help="Products to look like.", show_default=False),
     ] = None,
-    limit: Limit = 10,
-    category: CategoryFilter = None,
-    where: WhereFilter = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image", "-i", metavar="PICTURE", help="Picture to look like: a path or address."
+        ),
+    ] = None,
+    dislike: Annotated[
+        list[str] | None,
+        typer.Option("--dislike", metavar="SKU", help="Product to look unlike. May be repeated."),
+    ] = None,
+    dislike_image: Annotated[
+        list[str] | None,
+        typer.Option("--dislike-image", metavar="PICTURE", help="Picture to look unlike."),
+    ] = None,
+    limit: picking.Limit = 10,
+    category: picking.Category = None,
+    where: picking.Where = None,
+    min_similarity: picking.MinSimilarity = None,
+    collapse: picking.Collapse = None,
+    at_most: picking.AtMost = None,
+    diversity: picking.Diversity = 0.0,
     timeout: Timeout = 10.0,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Print the lookup's id; see `lookalike result`.")
@@ -144,22 +154,33 @@ def similar(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show products that look like a product, or like a picture."""
+    """Show products that look like a product, like a picture, or like several together."""
     terminal = Terminal(json, quiet)
-    if (sku is None) == (image is None):
-        raise InvalidRequest("give a product id or --image, one of them")
-    conditions = _where(category, where)
+    if not skus and not image:
+        raise InvalidRequest("give a product id or --image, or several")
+    pick = picking.pick(
+        limit=limit,
+        category=category,
+        where=where,
+        min_similarity=min_similarity,
+        collapse=collapse,
+        at_most=at_most,
+        diversity=diversity,
+    )
     with Producer.from_env() as shop:
         lookup = shop.find_similar(
-            sku,
-            image=None if image is None else _question(image),
-            limit=limit,
-            where=conditions,
+            skus,
+            image=_pictures(image),
+            disliked=dislike or (),
+            disliked_image=_pictures(dislike_image),
+            limit=pick.limit,
+            where=pick.where,
+            **pick.options,
         )
         if no_wait:
             terminal.data({"lookup": lookup.id}) if json else terminal.line(lookup.id)
             return
-        asked = [*(where or ()), *([] if category is None else [f"category={category}"])]
+        asked = results.Asked(pick, by_product=bool(skus or dislike))
         results.show(terminal, lookup.result(timeout), asked)
 
 
@@ -225,9 +246,13 @@ def gallery(
     *,
     skus: Annotated[list[str], typer.Argument(help="The products' ids.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")],
-    limit: Limit = 8,
-    category: CategoryFilter = None,
-    where: WhereFilter = None,
+    limit: picking.Limit = 8,
+    category: picking.Category = None,
+    where: picking.Where = None,
+    min_similarity: picking.MinSimilarity = None,
+    collapse: picking.Collapse = None,
+    at_most: picking.AtMost = None,
+    diversity: picking.Diversity = 0.0,
     title: Annotated[str, typer.Option("--title")] = "Looks like this",
     timeout: Timeout = 30.0,
     json: Json = False,
@@ -239,9 +264,17 @@ def gallery(
         raise InvalidRequest(
             f"cannot write {out}: the folder {out.absolute().parent} does not exist"
         )
-    conditions = _where(category, where)
+    pick = picking.pick(
+        limit=limit,
+        category=category,
+        where=where,
+        min_similarity=min_similarity,
+        collapse=collapse,
+        at_most=at_most,
+        diversity=diversity,
+    )
     with Producer.from_env() as shop:
-        replies, not_found = _all_similar(shop, skus, limit, conditions, timeout)
+        replies, not_found = _all_similar(shop, skus, pick, timeout)
         if not replies:
             raise _none_found(not_found)
         wanted = [(sku, "main") for sku in skus] + [
@@ -300,17 +333,8 @@ def _command(arguments: Sequence[str]) -> str:
     return next((f"{argument} " for argument in arguments if argument in known), "")
 
 
-def _where(category: str | None, where: list[str] | None) -> dict[str, object]:
-    conditions: dict[str, object] = dict(parse_where(where or ()))
-    if category is not None:
-        if "category" in conditions:
-            raise InvalidRequest("give the category by --category or by --where, not by both")
-        conditions["category"] = category
-    return conditions
-
-
-def _question(image: str) -> PictureSource:
-    return image if is_address(image) else read_bytes(image)
+def _pictures(images: Sequence[str] | None) -> list[PictureSource]:
+    return [image if is_address(image) else read_bytes(image) for image in images or ()]
 
 
 def _removed(asked: int, outcome: Outcome | None) -> str:
@@ -332,11 +356,13 @@ def _none_found(not_found: list[str]) -> LookupError_:
 
 
 def _all_similar(
-    shop: Producer, skus: list[str], limit: int, where: dict[str, object], timeout: float
+    shop: Producer, skus: list[str], pick: picking.Pick, timeout: float
 ) -> tuple[list[Reply], list[str]]:
-    size = min(MAX_BATCH, MAX_MATCHES // checks.limit(limit))
+    size = min(MAX_BATCH, MAX_MATCHES // checks.limit(pick.limit))
     parts = [skus[start : start + size] for start in range(0, len(skus), size)]
-    lookups = [shop.find_similar_many(part, limit, where) for part in parts]
+    lookups = [
+        shop.find_similar_many(part, pick.limit, pick.where, **pick.options) for part in parts
+    ]
     batches: list[BatchReply] = [lookup.result(timeout) for lookup in lookups]
     return (
         [reply for batch in batches for reply in batch.replies],

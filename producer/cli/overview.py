@@ -19,6 +19,7 @@ from producer.messages import QueueStatus, StatusReply, WorkerStatus
 WATCH_EVERY = 1.0
 ROLES = ("embed", "query", "search", "index", "beat")
 """What a whole service has at least one of."""
+PINNED = "pinned by a rollback; `lookalike-worker reindex` goes on from here"
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,9 @@ def _workers(workers: Sequence[WorkerStatus]) -> RenderableType:
 def _warnings(service: StatusReply) -> Iterator[RenderableType]:
     if service.rebuild_failure is not None:
         yield _red(f"the last rebuild failed: {service.rebuild_failure}")
+    if service.generation is not None and service.generation.pinned:
+        text = f"index generation {service.generation.number} is {PINNED}"
+        yield Text(text, style="yellow")
     there = {each.role for each in service.workers}
     if absent := [role for role in ROLES if role not in there]:
         text = f"no worker of: {', '.join(absent)}; `lookalike-worker up` starts one of each"

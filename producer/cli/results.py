@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
+from producer.cli.picking import Pick
 from producer.cli.terminal import Terminal, table
 from producer.errors import ProductNotFound
 from producer.messages import BatchReply, Reply
 
 
-def show(terminal: Terminal, reply: Reply, conditions: Sequence[str] | None = None) -> None:
-    """One reply: its matches, nearest first, and what answered it.
+@dataclass(frozen=True)
+class Asked:
+    """What a reply is the answer to, to explain what it lacks."""
 
-    `conditions` are those it was asked with, as text; None if they are not known here.
-    """
+    pick: Pick
+    by_product: bool
+    """Whether a product was named, which is never among its own matches."""
+
+
+def show(terminal: Terminal, reply: Reply, asked: Asked | None = None) -> None:
+    """One reply: its matches, nearest first, and what answered it; `asked` is None if it is not known here."""
     if terminal.json:
         terminal.data(as_json(reply))
         return
-    _show_table(terminal, reply, conditions)
+    _show_table(terminal, reply, asked)
 
 
 def show_batch(terminal: Terminal, batch: BatchReply) -> None:
@@ -49,19 +56,30 @@ def as_json(reply: Reply) -> dict[str, object]:
     return value
 
 
-def _why_none(reply: Reply, conditions: Sequence[str] | None) -> str:
+def _why_none(reply: Reply, asked: Asked | None) -> str:
     """Why a reply has no matches: it has some whenever there are any."""
-    other = "" if reply.product_id is None else "other "
-    if conditions:
-        return f": no {other}product satisfies {', '.join(conditions)}"
-    if conditions is None:
+    if asked is None:
         return ""
-    if other:
+    if asked.pick.conditions:
+        other = "other " if asked.by_product else ""
+        return f": no {other}product satisfies {', '.join(asked.pick.conditions)}"
+    if asked.by_product:
         return ": there is no other product in the catalogue"
     return ": the catalogue is empty" if reply.path == "none" else ""
 
 
-def _show_table(terminal: Terminal, reply: Reply, conditions: Sequence[str] | None = None) -> None:
+def _why_few(reply: Reply, asked: Asked | None) -> str | None:
+    """Why a reply has fewer matches than it was asked for, if something that was asked for is why."""
+    if asked is None or not 0 < len(reply.matches) < asked.pick.limit:
+        return None
+    reasons = (*asked.pick.conditions, *asked.pick.thinning)
+    if not reasons:
+        return None
+    leave = "leaves" if len(reasons) == 1 else "leave"
+    return f"{len(reply.matches)} of {asked.pick.limit}: {', '.join(reasons)} {leave} no more"
+
+
+def _show_table(terminal: Terminal, reply: Reply, asked: Asked | None = None) -> None:
     if reply.matches:
         rows = [
             (
@@ -77,7 +95,9 @@ def _show_table(terminal: Terminal, reply: Reply, conditions: Sequence[str] | No
         columns = ("#", "product", "similarity", "distance", "category", "picture")
         terminal.show(table(columns, rows, right=("#", "similarity", "distance")))
     else:
-        terminal.line(f"no product looks like this{_why_none(reply, conditions)}")
+        terminal.line(f"no product looks like this{_why_none(reply, asked)}")
+    if (few := _why_few(reply, asked)) is not None:
+        terminal.note(few)
     index = "no index yet" if reply.generation is None else f"index generation {reply.generation}"
     terminal.note(
         f"{index}, as of revision {reply.as_of.revision}, {reply.pending} changes pending, "

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from redis import Redis
 
 from producer import ItemFailure, Outcome, Producer, Reason
 from producer.cli.commands import run
-from producer.messages import Failure, IngestChunk, Queue, WorkerStatus
+from producer.messages import Failure, GenerationStatus, IngestChunk, Queue, WorkerStatus
 from tests.fake_worker import TINY_JPEG, FakeWorker, match, reply, take, take_all
 
 
@@ -126,7 +127,11 @@ def test_waiting_for_nobody_ends_in_time(
         (["add", "--from", "long.csv"], "long.csv:3: a product id must have 1 to 255 characters"),
         (["add", "sku", "shelf/dress/1.jpg", "-a", "price"], "KEY=VALUE"),
         (["similar"], "give a product id or --image"),
-        (["similar", "a", "--image", "shelf/dress/1.jpg"], "give a product id or --image"),
+        (["similar", "--dislike", "a"], "give a product id or --image"),
+        (["similar", "a", "--dislike", "a"], "product 'a' is both liked and disliked"),
+        (["similar", "a", "--min-similarity", "80"], "a cosine (0.8 is 80%) from -1 to 1, not 80"),
+        (["similar", "a", "--at-most", "brand"], "write KEY=NUMBER, such as brand=2"),
+        (["gallery", "a", "--out", "page.html", "--collapse", "3"], "from 0 to 2, not 3.0"),
         (["similar", "a", "--where", "name~=x"], "KEY<=NUMBER"),
         (["similar", "a", "--limit", "0"], "from 1 to 1000, not 0"),
         (["similar", "a", "--limit", "-1"], "not -1"),
@@ -199,6 +204,35 @@ def test_similar_shows_a_table_or_json(
             json.loads(out)["matches"][0] | {"similarity": 0.875} == json.loads(out)["matches"][0]
         )
         assert err == ""
+
+
+def test_several_products_and_pictures_make_one_table(
+    redis: Redis, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with worker(redis).working():
+        assert run(["similar", "a", "b", "--limit", "5", "--at-most", "brand=1"]) == 0
+        out, err = capsys.readouterr()
+        assert "50.0%" in out
+        assert "dress" not in out  # b is one of those that are liked
+        assert err.startswith("1 of 5: --at-most brand=1 leaves no more\n")
+        picture = ["--dislike-image", "shelf/dress/1.jpg"]
+        assert run(["similar", "a", "--dislike", "b", *picture, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["matches"][0]["product_id"] == "by-picture"
+        for arguments in (["a", "--dislike", "nowhere"], ["nowhere", "-i", "shelf/dress/1.jpg"]):
+            assert run(["similar", *arguments]) == 1
+            assert "product 'nowhere' is not in the catalogue" in capsys.readouterr().err
+
+
+def test_a_taste_can_be_read_later(redis: Redis, capsys: pytest.CaptureFixture[str]) -> None:
+    lookups = []
+    for arguments in (["a", "b"], ["a", "x", "y"]):
+        assert run(["similar", *arguments, "--no-wait"]) == 0
+        lookups.append(capsys.readouterr().out.strip())
+    with worker(redis).working():
+        assert run(["result", lookups[0], "--timeout", "10"]) == 0
+        assert "50.0%" in capsys.readouterr().out
+        assert run(["result", lookups[1], "--timeout", "10"]) == 1
+        assert "product 'x' is not in the catalogue" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -316,6 +350,26 @@ def test_status_says_who_is_missing_and_what_failed(
     assert re.search(r"embed +2 +h1, h2 +1970-01-01 00:00 UTC", out)
     assert "no worker of: query, beat" in out
     assert "the last rebuild failed: no space left" in out
+
+
+def test_status_says_that_a_rollback_pinned_the_index(
+    redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crew = worker(redis)
+    built = GenerationStatus(
+        number=3, revision=12, images=40, built_at=datetime.now(UTC), recall=0.99, pinned=True
+    )
+    says = "generation 3 is pinned by a rollback; `lookalike-worker reindex` goes on from here"
+    with crew.working():
+        for pinned in (True, False):
+            crew.generation = built.model_copy(update={"pinned": pinned})
+            assert run(["status"]) == 0
+            out = capsys.readouterr().out
+            assert "generation 3, 40 pictures, recall 0.990" in out
+            assert (says in " ".join(out.split())) is pinned
+            assert run(["status", "--json"]) == 0
+            shown = json.loads(capsys.readouterr().out)
+            assert shown["service"]["generation"]["pinned"] is pinned
 
 
 def test_status_shows_the_queues_also_when_the_service_fails(

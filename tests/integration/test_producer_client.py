@@ -35,7 +35,14 @@ from producer import (
     keys,
 )
 from producer.ledger import Ledger
-from producer.messages import IngestChunk, ProductLookup, Queue, RemoveChunk
+from producer.messages import (
+    IngestChunk,
+    ProductLookup,
+    Queue,
+    RemoveChunk,
+    Selection,
+    TasteLookup,
+)
 from tests.fake_worker import TINY_JPEG, FakeWorker, match, take, take_all
 from tests.services import RedisServer, start_valkey
 
@@ -260,6 +267,36 @@ def test_pictures_are_asked_about_by_their_bytes(shop: Producer, redis: Redis) -
             bad.result(10)
     assert caught.value.reason is Reason.UNSUPPORTED_FORMAT
     assert bad.state is LookupState.FAILED
+
+
+def test_several_products_are_one_question_with_one_reply(shop: Producer, redis: Redis) -> None:
+    lookup = shop.find_similar(["a", "b"], disliked="c", limit=2, at_most={"brand": 1})
+    question = take(redis, Queue.LOOKUP)
+    assert isinstance(question, TasteLookup)
+    assert (question.liked, question.disliked) == (("a", "b"), ("c",))
+    assert question.selection == Selection(limit=2, at_most={"brand": 1})
+    lookup = shop.find_similar(["a", "b"], disliked="c", limit=2)
+    products = {"a": [match("b"), match("d"), match("e")], "b": [match("e"), match("f")], "c": []}
+    with FakeWorker(redis, products).working():
+        reply = lookup.result(10)
+    assert [each.product_id for each in reply.matches] == ["d", "e"]
+    assert shop.batch(lookup.id).result(0) == BatchReply(replies=(reply,))
+
+
+def test_pictures_and_products_are_one_question(shop: Producer, redis: Redis) -> None:
+    mixed: dict[str, Any] = {"image": [TINY_JPEG, "/b.jpg"], "disliked_image": b"\xff\xd8other"}
+    lookup = shop.find_similar("a", disliked="b", **mixed)
+    absent = shop.find_similar("a", disliked=["x", "y"], **mixed)
+    assert redis.llen(keys.queue("query")) == 2
+    assert len(list(redis.scan_iter(keys.picture("*")))) == 2
+    with FakeWorker(redis, {"a": [], "b": []}).working():
+        assert lookup.result(10).matches[0].product_id == "by-picture"
+        with pytest.raises(ProductNotFound) as caught:
+            absent.result(10)
+    assert caught.value.product_id == "x"
+    bad = shop.find_similar("a", disliked_image=b"no picture")
+    with FakeWorker(redis, {"a": []}).working(), pytest.raises(PictureRejected):
+        bad.result(10)
 
 
 def test_many_products_are_one_message(shop: Producer, redis: Redis) -> None:

@@ -19,10 +19,12 @@ from producer.messages import (
     Match,
     Message,
     PathImage,
+    PictureLookup,
     ProductLookup,
     Queue,
     Range,
     RemoveChunk,
+    TasteLookup,
     UrlImage,
 )
 
@@ -74,26 +76,69 @@ def test_a_chunk_survives_the_wire(chunk: IngestChunk) -> None:
     [
         {"v": 2},
         {"extra": 1},
-        {"limit": 0},
-        {"limit": 1001},
-        {"limit": "10"},
-        {"limit": True},
+        {"limit": 10},
+        {"selection": {"limit": 0}},
+        {"selection": {"limit": 1001}},
+        {"selection": {"limit": "10"}},
+        {"selection": {"limit": True}},
+        {"selection": {"limit": 1, "more": 1}},
+        {"selection": {"min_similarity": 1.1}},
+        {"selection": {"min_similarity": float("nan")}},
+        {"selection": {"collapse": -0.1}},
+        {"selection": {"collapse": True}},
+        {"selection": {"diversity": 1.1}},
+        {"selection": {"diversity": None}},
+        {"selection": {"at_most": {"brand": 0}}},
+        {"selection": {"at_most": {"brand": 1.5}}},
+        {"selection": {"at_most": {"": 1}}},
+        {"selection": {"at_most": {"a\x00": 1}}},
+        {"selection": {"at_most": {str(number): 1 for number in range(9)}}},
         {"product_ids": []},
         {"product_ids": [1]},
         {"product_ids": [""]},
         {"product_ids": ["x" * 256]},
         {"product_ids": ["a\x00"]},
         {"product_ids": ["a"] * 257},
-        {"where": {"price": {}}},
-        {"where": {"price": {"lt": 1, "near": 2}}},
-        {"where": {"size": []}},
+        {"selection": {"where": {"price": {}}}},
+        {"selection": {"where": {"price": {"lt": None}}}},
+        {"selection": {"where": {"price": {"lt": float("nan")}}}},
+        {"selection": {"where": {"price": {"lt": 1, "near": 2}}}},
+        {"selection": {"where": {"size": []}}},
+        {"selection": {"where": {"size": float("inf")}}},
+        {"selection": {"where": {"size": "\x00"}}},
+        {"selection": {"where": {"": 1}}},
         {"id": "1"},
     ],
 )
 def test_a_message_that_is_not_exactly_right_is_refused(wrong: dict[str, Any]) -> None:
-    ProductLookup.parse(lookup())
+    assert ProductLookup.parse(lookup()).selection.limit == 10
     with pytest.raises(ValidationError):
         ProductLookup.parse(lookup(**wrong))
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (TasteLookup, {}),
+        (TasteLookup, {"liked": [""]}),
+        (TasteLookup, {"liked": ["a"] * 65}),
+        (TasteLookup, {"liked": ["a"], "disliked": ["b"] * 65}),
+        (PictureLookup, {}),
+        (PictureLookup, {"liked": ["a"]}),
+        (PictureLookup, {"disliked_images": [{"kind": "path", "path": "/a"}]}),
+        (PictureLookup, {"images": [{"kind": "path", "path": "/a"}] * 9}),
+    ],
+)
+def test_a_taste_needs_something_to_look_like(
+    kind: type[TasteLookup | PictureLookup], wrong: dict[str, Any]
+) -> None:
+    envelope = {"id": new_id(), "expires_at": 1.0}
+    picture = {"kind": "path", "path": "/a"}
+    assert TasteLookup.parse({**envelope, "liked": ["a"]}).disliked == ()
+    assert PictureLookup.parse({**envelope, "images": [picture]}).images == (PathImage(path="/a"),)
+    PictureLookup.parse({**envelope, "liked": ["a"], "disliked_images": [picture]})
+    with pytest.raises(ValidationError):
+        kind.parse({**envelope, **wrong})
 
 
 @pytest.mark.parametrize(
@@ -120,19 +165,22 @@ def test_every_message_has_a_task_of_its_own_and_a_queue() -> None:
         for kind in vars(messages).values()
         if isinstance(kind, type) and issubclass(kind, Message) and "task" in vars(kind)
     ]
-    assert len(kinds) == len({kind.task for kind in kinds}) == 9
+    assert len(kinds) == len({kind.task for kind in kinds}) == 10
     assert all(kind.task.startswith("lookalike.") for kind in kinds)
     assert {kind.queue for kind in kinds} == set(Queue)
 
 
 def test_removals_and_lookups_never_wait_behind_pictures() -> None:
-    assert Queue.INGEST not in (RemoveChunk.queue, ProductLookup.queue)
+    assert Queue.INGEST not in {
+        kind.queue for kind in (RemoveChunk, ProductLookup, TasteLookup, PictureLookup)
+    }
 
 
 def test_a_range_needs_a_bound() -> None:
-    with pytest.raises(ValidationError):
-        Range()
-    assert Range(lt=5.0).lt == 5.0
+    for bounds in ({}, {"lt": None}):
+        with pytest.raises(ValidationError):
+            Range(**bounds)
+    assert Range(lt=5.0, ge=None).lt == 5.0
 
 
 def test_similarity_is_the_cosine_of_unit_vectors_at_that_distance() -> None:

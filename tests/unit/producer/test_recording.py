@@ -65,8 +65,57 @@ def test_lookups_are_answered_as_told() -> None:
     assert shop.find_similar("unheard of").result().matches == ()
     assert shop.find_similar(image=b"x").result().matches[0].product_id == "4"
     assert len(shop.find_similar("1", limit=1).result().matches) == 1
-    assert shop.asked[0].where == {"category": "dress"}
+    assert shop.asked[0].selection.where == {"category": "dress"}
     assert shop.lookup(lookup.id).result() == lookup.result()
+
+
+def test_several_together_are_answered_as_told() -> None:
+    shop = RecordingProducer()
+    shop.answers("1", ["one"])
+    shop.answers(["1", "2"], ["both"])
+    shop.answers(None, ["picture"])
+
+    def found(*products: str, **more: Any) -> list[str]:
+        reply = shop.find_similar(list(products), **more).result()
+        return [match.product_id for match in reply.matches]
+
+    assert found("1") == found("1", disliked="2") == ["one"]
+    assert found("1", "2") == found("2", "1", disliked=["3"], at_most={"brand": 1}) == ["both"]
+    assert found("1", "3") == []
+    assert found("1", "2", image=b"x") == found("1", disliked_image=b"x") == ["picture"]
+    assert [type(each).__name__ for each in shop.asked] == (
+        ["ProductLookup", *["TasteLookup"] * 4, *["PictureLookup"] * 2]
+    )
+    assert shop.asked[3].selection.at_most == {"brand": 1}
+    assert shop.find_similar("1").result().product_id == "1"
+    assert shop.find_similar(["1", "2"]).result().product_id is None
+
+
+def test_a_product_that_is_not_there_is_named_wherever_it_stands() -> None:
+    shop = RecordingProducer()
+    shop.does_not_know("7", "8")
+    asked: list[dict[str, Any]] = [
+        {"product_id": ["1", "7"]},
+        {"product_id": ["7", "8"]},
+        {"product_id": "1", "disliked": ["7", "8"]},
+        {"image": b"x", "disliked": "7"},
+        {"product_id": "7", "image": b"x"},
+    ]
+    for arguments in asked:
+        lookup = shop.find_similar(**arguments)
+        with pytest.raises(ProductNotFound) as caught:
+            lookup.result()
+        assert caught.value.product_id == "7"
+        assert "7" in shop.batch(lookup.id).result().not_found
+
+
+def test_a_batch_read_as_one_lookup_says_how_to_read_it() -> None:
+    shop = RecordingProducer()
+    shop.does_not_know("7")
+    for ids in (["1", "2"], ["1", "7"]):
+        lookup = shop.find_similar_many(ids)
+        with pytest.raises(InvalidRequest, match=r"is a batch: read it with batch\("):
+            shop.lookup(lookup.id).result()
 
 
 def test_what_goes_wrong_can_be_rehearsed() -> None:
@@ -160,8 +209,24 @@ def test_it_has_every_method_of_the_producer() -> None:
         (lambda shop: shop.find_similar("1", limit=10**9), "not 1000000000"),
         (lambda shop: shop.find_similar("1", limit=True), "not True"),
         (lambda shop: shop.find_similar("1", limit="5"), "whole number"),
-        (lambda shop: shop.find_similar(), "either a product id or image="),
-        (lambda shop: shop.find_similar("1", image=b"x"), "either a product id or image="),
+        (lambda shop: shop.find_similar(), "nothing to look like: give a product id or image="),
+        (lambda shop: shop.find_similar([], image=[]), "nothing to look like"),
+        (lambda shop: shop.find_similar(disliked="1"), "nothing to look like"),
+        (lambda shop: shop.find_similar(disliked_image=b"x"), "nothing to look like"),
+        (lambda shop: shop.find_similar("1", disliked=["2", "1"]), "'1' is both liked and dis"),
+        (lambda shop: shop.find_similar(image=b"x", disliked_image=b"x"), "same picture is both"),
+        (lambda shop: shop.find_similar(["1", 2]), r"pass str\(2\)"),
+        (lambda shop: shop.find_similar({"1": 2}), "must be a string, not dict"),
+        (lambda shop: shop.find_similar("1", disliked=[""]), "1 to 255 characters"),
+        (lambda shop: shop.find_similar(map(str, range(65))), "64 products can be liked .* not 65"),
+        (lambda shop: shop.find_similar("a", disliked=map(str, range(65))), "can be disliked"),
+        (lambda shop: shop.find_similar(image=[b"x"] * 9), "8 pictures can be liked .* not 9"),
+        (lambda shop: shop.find_similar("1", disliked_image=[b"x"] * 9), "can be disliked"),
+        (lambda shop: shop.find_similar(image=["/a", 5]), "a picture must be .* not int"),
+        (lambda shop: shop.find_similar(image={"/a"}), "a picture must be .* not set"),
+        (lambda shop: shop.find_similar("1", min_similarity=80), r"\(0.8 is 80%\) .* not 80"),
+        (lambda shop: shop.find_similar_many(["1"], diversity=2), "diversity must be"),
+        (lambda shop: shop.find_similar_many(map(str, range(26)), 1000), "at most 25,600"),
         (lambda shop: shop.find_similar(42), r"pass str\(42\)"),
         (lambda shop: shop.find_similar(""), "1 to 255 characters, not 0"),
         (lambda shop: shop.find_similar("a\x00"), "NUL"),
