@@ -37,7 +37,8 @@ class Product(Base):
     """Version of the message that the category and attributes are from."""
     removed_version: Mapped[int] = mapped_column(BigInteger, server_default=text("-1"))
     """Version of the newest removal; pictures of this version or lower are gone."""
-    revision: Mapped[int] = mapped_column(BigInteger)
+    revision: Mapped[int] = mapped_column(BigInteger, index=True)
+    """Revision of the last change that a lookup could see, of its pictures or its attributes."""
 
 
 class Image(Base):
@@ -141,6 +142,8 @@ class IndexPointer(Base):
     pk: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     generation: Mapped[int | None] = mapped_column(ForeignKey("index_generation.number"))
     token: Mapped[int] = mapped_column(BigInteger)
+    pinned: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether a rollback chose the generation: nothing but an operator's rebuild replaces it."""
 
 
 class Lease(Base):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +27,9 @@ _COLUMNS = (
     ModelVersion.digest,
 )
 _ROW = select(*_COLUMNS).join(ModelVersion, ModelVersion.pk == IndexGeneration.model_version_pk)
+_POINTER = select(IndexPointer.generation, IndexPointer.token, IndexPointer.pinned).where(
+    IndexPointer.pk == 1
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,17 @@ class Generation(NewGeneration):
     model_digest: str
 
 
+@dataclass(frozen=True)
+class Pointer:
+    """Which generation is current."""
+
+    generation: int | None
+    token: int
+    """Fencing token of who set it."""
+    pinned: bool
+    """Whether a rollback chose it: only an operator's rebuild replaces it."""
+
+
 def next_number(session: Session) -> int:
     """A number above every published generation's, deleted ones included."""
     return (
@@ -62,9 +77,23 @@ def current(session: Session) -> Generation | None:
     return _one(session, _ROW.join(IndexPointer, IndexPointer.generation == IndexGeneration.number))
 
 
+def pointer(session: Session) -> Pointer:
+    """What the pointer says; raises LookupError when it is not there."""
+    row = session.execute(_POINTER).first()
+    if row is None:
+        raise LookupError("the index pointer has no row: the schema is damaged")
+    return Pointer(*row)
+
+
 def get(session: Session, number: int) -> Generation | None:
     """The generation of this number, kept or not."""
     return _one(session, _ROW.where(IndexGeneration.number == number))
+
+
+def removed_at(session: Session, number: int) -> datetime | None:
+    """When the generation's files were deleted; None while they are kept, and for one that never was."""
+    statement = select(IndexGeneration.removed_at).where(IndexGeneration.number == number)
+    return session.execute(statement).scalar_one_or_none()
 
 
 def kept(session: Session) -> list[Generation]:
@@ -75,32 +104,65 @@ def kept(session: Session) -> list[Generation]:
     return [Generation(*row) for row in rows]
 
 
+def deleted_among(session: Session, directories: Iterable[str]) -> set[str]:
+    """Those of the directories that were of generations which have been noted as deleted."""
+    statement = select(IndexGeneration.directory).where(
+        IndexGeneration.removed_at.is_not(None), IndexGeneration.directory.in_(sorted(directories))
+    )
+    return set(session.execute(statement).scalars())
+
+
 def publish(
     session: Session,
     generation: NewGeneration,
     *,
     expected_current: int | None,
     lease_token: int,
+    over_pin: bool = False,
     lease: str = LEASE,
 ) -> bool:
     """Insert the generation and make it current, if nothing has happened since the build began.
 
     False, and nothing is written, when the pointer no longer names `expected_current`, when somebody with
-    a greater token has moved it, when the lease is not held with `lease_token` any more, or when the number
-    is taken.
+    a greater token has moved it, when the lease is not held with `lease_token` any more, when the number
+    is taken, or when the pointer is pinned and `over_pin` is not given. The new one is not pinned.
     """
-    if not _may_move(session, expected_current, lease_token, lease):
+    now = _lock_pointer(session, expected_current, lease_token, lease)
+    if now is None or (now.pinned and not over_pin):
         return False
     if get(session, generation.number) is not None:
         return False
     session.execute(insert(IndexGeneration).values(**asdict(generation)))
-    _move(session, generation.number, lease_token)
+    _move(session, generation.number, lease_token, pinned=False)
+    return True
+
+
+def roll_back(
+    session: Session,
+    number: int,
+    *,
+    expected_current: int | None,
+    lease_token: int,
+    lease: str = LEASE,
+) -> bool:
+    """Make a generation that is kept current again and pin it, if nothing has happened since it was chosen.
+
+    False, and nothing is written, for the same reasons as those of `publish`, and when its files were deleted.
+    """
+    if _lock_pointer(session, expected_current, lease_token, lease) is None:
+        return False
+    kept_one = select(IndexGeneration.number).where(
+        IndexGeneration.number == number, IndexGeneration.removed_at.is_(None)
+    )
+    if session.execute(kept_one).first() is None:
+        return False
+    _move(session, number, lease_token, pinned=True)
     return True
 
 
 def mark_removed(session: Session, number: int, *, at: datetime | None = None) -> bool:
     """Note that the files are about to be deleted; False for the current one, which must stay."""
-    _lock_pointer(session)
+    session.execute(_POINTER.with_for_update())
     pointed_at = select(IndexPointer.generation).where(
         IndexPointer.pk == 1, IndexPointer.generation.is_not(None)
     )
@@ -117,26 +179,23 @@ def mark_removed(session: Session, number: int, *, at: datetime | None = None) -
     )
 
 
-def _may_move(session: Session, expected: int | None, token: int, lease: str) -> bool:
+def _lock_pointer(session: Session, expected: int | None, token: int, lease: str) -> Pointer | None:
+    """The pointer, locked, if it may be moved; None if it names another, or another may move it."""
     # Both rows stay locked until commit: what is checked here still holds when it is written.
     held = select(Lease.token).where(
         Lease.name == lease, Lease.token == token, Lease.holder.is_not(None)
     )
     if session.execute(held.with_for_update()).first() is None:
-        return False
-    generation, newest_token = _lock_pointer(session)
-    return bool(generation == expected and newest_token <= token)
+        return None
+    now = Pointer(*session.execute(_POINTER.with_for_update()).one())
+    return now if now.generation == expected and now.token <= token else None
 
 
-def _lock_pointer(session: Session) -> tuple[int | None, int]:
-    row = select(IndexPointer.generation, IndexPointer.token).where(IndexPointer.pk == 1)
-    generation, token = session.execute(row.with_for_update()).one()
-    return generation, token
-
-
-def _move(session: Session, number: int, token: int) -> None:
+def _move(session: Session, number: int, token: int, *, pinned: bool) -> None:
     session.execute(
-        update(IndexPointer).where(IndexPointer.pk == 1).values(generation=number, token=token)
+        update(IndexPointer)
+        .where(IndexPointer.pk == 1)
+        .values(generation=number, token=token, pinned=pinned)
     )
 
 

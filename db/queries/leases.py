@@ -7,13 +7,24 @@ lease over too early or too late; what a late holder writes is refused by its to
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import or_, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from db.models import Lease
 from db.queries.upsert import insert_new
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a lease."""
+
+    name: str
+    token: int
+    expires_at: datetime
+    """When it runs out, unless it is renewed."""
 
 
 def acquire(
@@ -30,6 +41,16 @@ def acquire(
         .returning(Lease.token)
     )
     return session.execute(taken).scalar_one_or_none()
+
+
+def holder(session: Session, name: str, *, now: datetime | None = None) -> Holder | None:
+    """Who holds the lease; None when nobody does, or it has run out."""
+    now = now or datetime.now(UTC)
+    held = select(Lease.holder, Lease.token, Lease.expires_at).where(
+        Lease.name == name, Lease.holder.is_not(None), Lease.expires_at >= now
+    )
+    row = session.execute(held).first()
+    return Holder(row.holder or "", row.token, row.expires_at or now) if row else None
 
 
 def renew(

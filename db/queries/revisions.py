@@ -41,3 +41,12 @@ def lock(session: Session) -> int:
 def take_next(session: Session) -> int:
     """The next revision, for the change that this transaction commits. Others wait for the commit."""
     return session.execute(_TAKE).scalar_one()
+
+
+def raise_to(session: Session, least: int) -> int:
+    """Make the counter at least this: it must not be below a revision that is in use. Returns what it is."""
+    now = lock(session)
+    if now >= least:
+        return now
+    session.execute(update(RevisionCounter).where(RevisionCounter.pk == 1).values(value=least))
+    return least

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -51,11 +52,22 @@ def test_a_new_product_can_be_found_described_and_streamed(database: Database) -
             "main",
             "dress",
             {"price": 1e16, "in_stock": True, "sizes": [1, 2.5, "XL"]},
+            change.content_sha256,
         )
+        assert type(described.content_sha256) is bytes
         assert type(described.attributes["price"]) is float
         (block,) = catalogue.stream_vectors(session, tiny.pk)
         vectors = vector(change.content_sha256)
-        assert block == ([pk], [product.product_pk], ["dress"], vectors)
+        assert tuple(block) == (
+            [pk],
+            [product.product_pk],
+            ["dress"],
+            [{"price": 1e16, "in_stock": True, "sizes": [1, 2.5, "XL"]}],
+            vectors,
+        )
+        assert type(block.attributes[0]["price"]) is float
+        (changed,) = catalogue.changes_since(session, 0, tiny.pk)
+        assert changed.attributes == described.attributes
         assert catalogue.vectors_of(session, [pk], tiny.pk) == {pk: vectors}
         assert catalogue.count(session) == (1, 1)
 
@@ -108,7 +120,9 @@ def test_a_revision_is_taken_only_for_what_a_lookup_can_see(database: Database) 
     assert store(database, tiny, [image("sku", 1)]).revision is None, "again"
     assert store(database, tiny, [image("sku", 2)]).revision is None, "nothing new in it"
     assert store(database, tiny, [image("sku", 3, attributes={"a": 1})]).revision == 2
-    assert changed(database, tiny.pk, 1) == [], "attributes are read at each lookup"
+    assert changed(database, tiny.pk, 1) == [], "no picture is another"
+    assert repriced(database, 1) == {"main": {"a": 1}, "back": {"a": 1}}
+    assert repriced(database, 2) == {}
     assert (
         store(database, tiny, [image("sku", 4, content="other", attributes={"a": 1})]).revision == 3
     )
@@ -126,6 +140,42 @@ def changed(database: Database, model_version_pk: int, revision: int) -> list[st
         pks = [c.image_pk for c in catalogue.changes_since(session, revision, model_version_pk)]
         assert catalogue.count_changes_since(session, revision) == len(pks)
         return sorted(each.name for each in catalogue.describe(session, pks).values())
+
+
+def repriced(database: Database, revision: int) -> dict[str, dict[str, Any]]:
+    """Attributes of the pictures whose products have others since a revision, by the pictures' names."""
+    with database.reading() as session:
+        found = {
+            each.image_pk: each.attributes
+            for each in catalogue.attributes_since(session, revision, block=1)
+        }
+        described = catalogue.describe(session, found)
+        return {described[pk].name: attributes for pk, attributes in found.items()}
+
+
+def test_attributes_that_changed_are_given_for_pictures_that_did_not(database: Database) -> None:
+    tiny = model(database)
+    names = ["main", "back", "side"]
+    store(database, tiny, [image("sku", name=name, attributes={"a": 1}) for name in names])
+    store(database, tiny, [image("other", attributes={"a": 9})])
+    assert repriced(database, 2) == {}
+    store(database, tiny, [image("sku", 2, name="back", attributes={"a": 2})])
+    assert repriced(database, 2) == {name: {"a": 2} for name in names}
+    assert repriced(database, 0) == {}, "they are all in changes_since, with their attributes"
+    store(database, tiny, [image("sku", 3, name="side", content="other", attributes={"a": 3})])
+    assert changed(database, tiny.pk, 2) == ["side"]
+    assert repriced(database, 2) == {"main": {"a": 3}, "back": {"a": 3}}
+    with database.reading() as session:
+        (change,) = catalogue.changes_since(session, 2, tiny.pk)
+        assert change.attributes == {"a": 3}
+        assert catalogue.count_products_since(session, 2) == 1
+        assert catalogue.count_products_since(session, 0) == 2
+    store(database, tiny, removals=[ProductRemoval("sku", 9)])
+    assert repriced(database, 2) == {}, "what is gone has none"
+    store(database, tiny, [image("sku", 10, attributes={"a": 10})])
+    assert repriced(database, 2) == {}, "it came back as a new picture"
+    with database.reading() as session:
+        assert catalogue.count_products_since(session, catalogue.head(session).revision) == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -147,7 +197,7 @@ def test_messages_in_any_order_and_twice_give_the_same_rows(database: Database, 
     expected = merge({}, changes, removals).products
     sent = [*changes, *removals, *random_.choices(changes, k=10)]
     random_.shuffle(sent)
-    followed: dict[int, tuple[str | None, bytes]] = {}
+    followed: dict[int, Followed] = {}
     revision = 0
     while sent:
         chunk, sent = sent[:7], sent[7:]
@@ -170,11 +220,12 @@ def test_messages_in_any_order_and_twice_give_the_same_rows(database: Database, 
         assert followed == streamed(database, tiny.pk), "changes give what a whole read gives"
 
 
+Followed = tuple[str | None, dict[str, Any], bytes]
+"""Category, attributes and vector of a live picture."""
+
+
 def follow(
-    database: Database,
-    model_version_pk: int,
-    followed: dict[int, tuple[str | None, bytes]],
-    revision: int,
+    database: Database, model_version_pk: int, followed: dict[int, Followed], revision: int
 ) -> int:
     """Bring `followed` up to date as an overlay does; the new revision."""
     with database.reading() as session:
@@ -182,16 +233,23 @@ def follow(
             if each.vector is None:
                 followed.pop(each.image_pk, None)
             else:
-                followed[each.image_pk] = (each.category, each.vector)
+                followed[each.image_pk] = (each.category, each.attributes, each.vector)
+        for other in catalogue.attributes_since(session, revision, block=2):
+            category, _, vector_ = followed[other.image_pk]
+            followed[other.image_pk] = (category, other.attributes, vector_)
         return catalogue.head(session).revision
 
 
-def streamed(database: Database, model_version_pk: int) -> dict[int, tuple[str | None, bytes]]:
+def streamed(database: Database, model_version_pk: int) -> dict[int, Followed]:
     """All live pictures by a whole read."""
     size = 4 * DIMENSION
     with database.reading() as session:
         return {
-            pk: (block.categories[i], block.vectors[i * size : (i + 1) * size])
+            pk: (
+                block.categories[i],
+                block.attributes[i],
+                block.vectors[i * size : (i + 1) * size],
+            )
             for block in catalogue.stream_vectors(session, model_version_pk, block=3)
             for i, pk in enumerate(block.image_pks)
         }
@@ -271,6 +329,7 @@ def test_nothing_is_asked_of_nothing(database: Database) -> None:
         assert catalogue.thumbnails(session, []) == {}
         assert catalogue.known_embeddings(session, [], tiny.pk) == set()
         assert list(catalogue.stream_vectors(session, tiny.pk)) == []
+        assert list(catalogue.attributes_since(session, 0)) == []
         assert catalogue.head(session) == (0, tiny.pk, tiny.digest, None, 0)
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from threading import Barrier
 
 from db.queries import catalogue, generations, leases, models
-from db.queries.generations import LEASE, NewGeneration
+from db.queries.generations import LEASE, NewGeneration, Pointer
 from db.session import Database
 from tests.integration.catalogue_rows import model
 
@@ -42,6 +42,18 @@ def publish(
     assert token is not None
     with database.writing() as session:
         return generations.publish(session, build, expected_current=expected, lease_token=token)
+
+
+def roll_back(database: Database, number: int, token: int, expected: int) -> bool:
+    """Try to make a published generation current again."""
+    with database.writing() as session:
+        return generations.roll_back(session, number, expected_current=expected, lease_token=token)
+
+
+def pointer(database: Database) -> Pointer:
+    """All that the pointer says."""
+    with database.reading() as session:
+        return generations.pointer(session)
 
 
 def current(database: Database) -> int | None:
@@ -143,6 +155,63 @@ def test_of_two_that_publish_at_once_one_wins(database: Database) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(race, [1, 2])) == [False, True]
+
+
+def test_a_rollback_pins_and_only_an_operator_publishes_over_it(database: Database) -> None:
+    token = take(database)
+    assert token is not None
+    for number in (1, 2, 3):
+        assert publish(database, generation(database, number), token, current(database))
+    assert pointer(database) == Pointer(3, token, pinned=False)
+    assert roll_back(database, 2, token, expected=3)
+    assert pointer(database) == Pointer(2, token, pinned=True)
+    assert not publish(database, generation(database, 4), token, expected=2)
+    assert pointer(database) == Pointer(2, token, pinned=True)
+    with database.writing() as session:
+        build = generation(database, 4)
+        assert generations.publish(
+            session, build, expected_current=2, lease_token=token, over_pin=True
+        )
+    assert pointer(database) == Pointer(4, token, pinned=False)
+    assert publish(database, generation(database, 5), token, expected=4)
+
+
+def test_a_rollback_is_refused_where_a_build_would_be(database: Database) -> None:
+    late = take(database)
+    token = take(database, now=NOON + timedelta(seconds=61), holder="other")
+    assert late is not None
+    assert token is not None
+    for number in (1, 2, 3):
+        assert publish(database, generation(database, number), token, current(database))
+    assert not roll_back(database, 2, late, expected=3), "overtaken"
+    assert not roll_back(database, 2, token, expected=1), "the pointer is elsewhere"
+    assert not roll_back(database, 9, token, expected=3), "unknown"
+    with database.writing() as session:
+        assert generations.mark_removed(session, 1, at=NOON)
+    assert not roll_back(database, 1, token, expected=3), "deleted"
+    with database.writing() as session:
+        assert leases.release(session, LEASE, token)
+    assert not roll_back(database, 2, token, expected=3), "given back"
+    assert pointer(database) == Pointer(3, token, pinned=False)
+    with database.reading() as session:
+        assert generations.removed_at(session, 1) == NOON
+        assert generations.removed_at(session, 2) is None
+        assert generations.removed_at(session, 9) is None
+
+
+def test_whoever_is_refused_a_lease_can_be_told_who_has_it(database: Database) -> None:
+    with database.reading() as session:
+        assert leases.holder(session, LEASE) is None
+    token = take(database)
+    assert token is not None
+    with database.reading() as session:
+        found = leases.holder(session, LEASE, now=NOON + timedelta(seconds=60))
+        assert found == leases.Holder("builder", token, NOON + timedelta(seconds=60))
+        assert leases.holder(session, LEASE, now=NOON + timedelta(seconds=61)) is None
+    with database.writing() as session:
+        assert leases.release(session, LEASE, token)
+    with database.reading() as session:
+        assert leases.holder(session, LEASE, now=NOON) is None
 
 
 def test_the_current_generation_is_not_marked_removed(

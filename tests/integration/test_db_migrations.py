@@ -12,11 +12,14 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect
+from sqlalchemy.engine.interfaces import ReflectedIndex
+from sqlalchemy.orm import Session
 
 import migrations
 from db.base import Base
 from db.errors import SchemaOutdated
-from db.queries import catalogue
+from db.queries import catalogue, generations
+from db.queries.generations import Pointer
 from db.session import Database
 from migrations import check_schema, current, downgrade, head, upgrade
 from tests.integration.catalogue_rows import image, model, store
@@ -68,6 +71,52 @@ def test_up_from_nothing_down_to_nothing_and_up_again(databases: DatabaseFactory
         with database.reading() as session:
             assert set(inspect(session.connection()).get_table_names()) <= {"alembic_version"}
         database.close()
+
+
+def test_what_the_first_schema_holds_outlives_every_migration(databases: DatabaseFactory) -> None:
+    """Up from the first one with rows in it, down again to it, and up once more."""
+    with databases.empty() as url:
+        database = Database(url)
+        upgrade(database, "0001")
+        with database.migrating() as connection:
+            for statement in FIRST_ROWS:
+                connection.exec_driver_sql(statement)
+        for _ in range(2):
+            upgrade(database)
+            with database.reading() as session:
+                assert generations.pointer(session) == Pointer(3, 7, pinned=False)
+                current = generations.current(session)
+                assert current is not None
+                assert (current.number, current.directory) == (3, "generation-3")
+                assert catalogue.head(session).revision == 5
+                assert catalogue.live_images(session, ["sku"])["sku"].image_pks == (2,)
+                names = {each["name"] for each in _indexes(session, "product")}
+                assert "ix_product_revision" in names
+            downgrade(database, "0001")
+            with database.reading() as session:
+                names = {each["name"] for each in _indexes(session, "product")}
+                assert "ix_product_revision" not in names
+        database.close()
+
+
+def _indexes(session: Session, table: str) -> list[ReflectedIndex]:
+    return inspect(session.connection()).get_indexes(table)
+
+
+FIRST_ROWS = (
+    """INSERT INTO model_version (pk, digest, name, dimension, config, active, created_at)
+       VALUES (1, 'd', 'm', 3, '{}', true, '2026-01-01 00:00:00')""",
+    """INSERT INTO product (pk, product_id, attributes, version, revision)
+       VALUES (1, 'sku', '{}', 1, 5)""",
+    """INSERT INTO image (pk, product_pk, name, content_sha256, source, version, removed, revision)
+       VALUES (2, 1, 'main', 'x', '/a.jpg', 1, false, 5)""",
+    """INSERT INTO index_generation (number, model_version_pk, revision, images, directory,
+                                     manifest_sha256, recall, created_at)
+       VALUES (3, 1, 5, 1, 'generation-3', 'a', 0.9, '2026-01-01 00:00:00')""",
+    "UPDATE index_pointer SET generation = 3, token = 7",
+    "UPDATE revision_counter SET value = 5",
+)
+"""What a service of the first version wrote; in SQL, since this version's queries know newer columns."""
 
 
 def test_an_older_or_newer_schema_is_told_apart(database: Database) -> None:

@@ -16,12 +16,16 @@ from db.queries.catalogue.finding import (
 )
 from db.queries.catalogue.thumbnails import add_thumbnails, thumbnails
 from db.queries.catalogue.vectors import (
+    ChangedAttributes,
     ChangedImage,
     NewEmbedding,
     VectorBlock,
     add_embeddings,
+    attributes_since,
     changes_since,
     count_changes_since,
+    count_embedded,
+    count_products_since,
     known_embeddings,
     stream_vectors,
     vectors_of,
@@ -29,6 +33,7 @@ from db.queries.catalogue.vectors import (
 
 __all__ = [
     "Applied",
+    "ChangedAttributes",
     "ChangedImage",
     "Counts",
     "Described",
@@ -41,9 +46,12 @@ __all__ = [
     "add_embeddings",
     "add_thumbnails",
     "apply",
+    "attributes_since",
     "changes_since",
     "count",
     "count_changes_since",
+    "count_embedded",
+    "count_products_since",
     "describe",
     "head",
     "known_embeddings",

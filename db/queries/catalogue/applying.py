@@ -6,7 +6,7 @@ that revisions are in commit order (invariant 13).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -97,6 +97,9 @@ class _Rows:
 class _Writes:
     """Rows to write. A visible one gets the new revision."""
 
+    revision: int
+    embedded: Collection[bytes]
+    """Bytes that have a vector since this transaction."""
     new_products: list[dict[str, Any]] = field(default_factory=list)
     products: list[dict[str, Any]] = field(default_factory=list)
     new_images: list[dict[str, Any]] = field(default_factory=list)
@@ -105,12 +108,17 @@ class _Writes:
 
 
 def apply(
-    session: Session, changes: Sequence[ImageChange], removals: Sequence[ProductRemoval]
+    session: Session,
+    changes: Sequence[ImageChange],
+    removals: Sequence[ProductRemoval],
+    *,
+    embedded: Collection[bytes] = (),
 ) -> Applied:
     """Make the catalogue as the newest of these messages and of all before describe it.
 
     In any order, late or twice, the result is the same. Add embeddings and thumbnails first, in the same
-    transaction: from here to its end, other writers wait.
+    transaction: from here to its end, other writers wait. `embedded` are the pictures' bytes that had no vector
+    before this transaction: what is live with them can be found from now on, which is a change of its own.
     """
     product_ids = sorted(
         {each.product_id for each in changes} | {each.product_id for each in removals}
@@ -120,9 +128,9 @@ def apply(
     revision = revisions.lock(session) + 1
     rows = _read(session, product_ids)
     merged = merge(rows.states, changes, removals)
-    writes = _Writes()
+    writes = _Writes(revision, embedded)
     for product_id in product_ids:
-        _plan(writes, rows, product_id, merged.products[product_id], revision)
+        _plan(writes, rows, product_id, merged.products[product_id])
     _write(session, rows, writes)
     if writes.visible:
         revisions.take_next(session)
@@ -147,13 +155,11 @@ def _read(session: Session, product_ids: list[str]) -> _Rows:
     return rows
 
 
-def _plan(
-    writes: _Writes, rows: _Rows, product_id: str, after: ProductState, revision: int
-) -> None:
-    before = rows.states.get(product_id, ProductState())
-    if product_id in rows.products and before == after:
+def _plan(writes: _Writes, rows: _Rows, product_id: str, after: ProductState) -> None:
+    before, revision = rows.states.get(product_id, ProductState()), writes.revision
+    seen = {*_seen_otherwise(before, after), *_found_from_now_on(after, writes.embedded)}
+    if product_id in rows.products and before == after and not seen:
         return
-    seen = set(_seen_otherwise(before, after))
     for name, image in after.images.items():
         if name in seen or before.images.get(name) != image:
             key, known = rows.images.get((product_id, name), (None, _NEVER_SEEN))
@@ -202,6 +208,14 @@ def _seen_otherwise(before: ProductState, after: ProductState) -> Iterator[str]:
         other_bytes = known is not None and known.content_sha256 != image.content_sha256
         if was_live != is_live or (is_live and (other_bytes or other_category)):
             yield name
+
+
+def _found_from_now_on(product: ProductState, embedded: Collection[bytes]) -> Iterator[str]:
+    """Names of the live pictures whose bytes have a vector since this transaction."""
+    if embedded:
+        for name, image in product.images.items():
+            if image.content_sha256 in embedded and product.is_live(image):
+                yield name
 
 
 def _attributes_seen_otherwise(before: ProductState, after: ProductState) -> bool:

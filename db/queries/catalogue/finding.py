@@ -42,6 +42,8 @@ class Described(NamedTuple):
     name: str
     category: str | None
     attributes: dict[str, Any]
+    content_sha256: bytes
+    """Digest of the picture's bytes."""
 
 
 class Counts(NamedTuple):
@@ -81,6 +83,7 @@ _DESCRIBE = Read(
         Image.name,
         Product.category,
         Product.attributes,
+        Image.content_sha256,
     )
     .join(Product, Product.pk == Image.product_pk)
     .where(among(Image.pk, "image_pks"), Image.removed.is_(False))
@@ -114,8 +117,8 @@ def live_images(session: Session, product_ids: Iterable[str]) -> dict[str, LiveP
 def describe(session: Session, image_pks: Iterable[int]) -> dict[int, Described]:
     """The pictures among these that are live, by their key: what is not in it must not be shown."""
     return {
-        pk: Described(pk, product_pk, product_id, name, category, as_json(attributes))
-        for pk, product_pk, product_id, name, category, attributes in _DESCRIBE.rows(
+        pk: Described(pk, product_pk, product_id, name, category, as_json(attributes), sha256)
+        for pk, product_pk, product_id, name, category, attributes, sha256 in _DESCRIBE.rows(
             session, image_pks=list(image_pks)
         )
     }

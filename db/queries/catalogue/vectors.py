@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Integer, and_, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from db.models import Embedding, Image, Product
-from db.queries.read import BLOCK, Read, among
+from db.queries.read import BLOCK, Read, among, as_json
 from db.queries.upsert import insert_new
 
 _DIGESTS_AT_ONCE = 500
@@ -43,9 +43,17 @@ class ChangedImage(NamedTuple):
     image_pk: int
     product_pk: int
     category: str | None
+    attributes: dict[str, Any]
     revision: int
     vector: bytes | None
     """None when it is gone, or not embedded under the model."""
+
+
+class ChangedAttributes(NamedTuple):
+    """A live picture that did not change, of a product whose attributes did."""
+
+    image_pk: int
+    attributes: dict[str, Any]
 
 
 class VectorBlock(NamedTuple):
@@ -54,27 +62,35 @@ class VectorBlock(NamedTuple):
     image_pks: list[int]
     product_pks: list[int]
     categories: list[str | None]
+    attributes: list[dict[str, Any]]
     vectors: bytes
     """float32 [n, dimension], row after row."""
 
 
-_EMBEDDED = and_(
+EMBEDDED = and_(
     Embedding.content_sha256 == Image.content_sha256,
     Embedding.model_version_pk == bindparam("model_version_pk", type_=BigInteger()),
 )
 _STREAM = Read(
-    select(Image.pk, Image.product_pk, Product.category, Embedding.vector)
+    select(Image.pk, Image.product_pk, Product.category, Product.attributes, Embedding.vector)
     .join(Product, Product.pk == Image.product_pk)
-    .join(Embedding, _EMBEDDED)
+    .join(Embedding, EMBEDDED)
     .where(Image.pk > bindparam("after", type_=BigInteger()), Image.removed.is_(False))
     .order_by(Image.pk)
     .limit(bindparam("block", type_=Integer())),
     bulk=True,
 )
 _CHANGES = Read(
-    select(Image.pk, Image.product_pk, Product.category, Image.revision, Embedding.vector)
+    select(
+        Image.pk,
+        Image.product_pk,
+        Product.category,
+        Product.attributes,
+        Image.revision,
+        Embedding.vector,
+    )
     .join(Product, Product.pk == Image.product_pk)
-    .outerjoin(Embedding, and_(_EMBEDDED, Image.removed.is_(False)))
+    .outerjoin(Embedding, and_(EMBEDDED, Image.removed.is_(False)))
     .where(
         tuple_(Image.revision, Image.pk)
         > tuple_(bindparam("revision", type_=BigInteger()), bindparam("after", type_=BigInteger()))
@@ -83,6 +99,30 @@ _CHANGES = Read(
     .limit(bindparam("block", type_=Integer())),
     bulk=True,
 )
+_ATTRIBUTES = Read(
+    select(Image.pk, Product.attributes, Product.revision)
+    .join(Product, Product.pk == Image.product_pk)
+    .where(
+        tuple_(Product.revision, Image.pk)
+        > tuple_(bindparam("revision", type_=BigInteger()), bindparam("after", type_=BigInteger())),
+        Image.revision <= bindparam("since", type_=BigInteger()),
+        Image.removed.is_(False),
+    )
+    .order_by(Product.revision, Image.pk)
+    .limit(bindparam("block", type_=Integer())),
+    bulk=True,
+)
+_COUNT_ATTRIBUTES = Read(
+    select(func.count())
+    .select_from(Product)
+    .where(Product.revision > bindparam("revision", type_=BigInteger()))
+)
+_COUNT_EMBEDDED = Read(
+    select(func.count())
+    .select_from(Image)
+    .join(Embedding, EMBEDDED)
+    .where(Image.removed.is_(False))
+)
 _COUNT_CHANGES = Read(
     select(func.count())
     .select_from(Image)
@@ -90,7 +130,7 @@ _COUNT_CHANGES = Read(
 )
 _OF_IMAGES = Read(
     select(Image.pk, Embedding.vector)
-    .join(Embedding, _EMBEDDED)
+    .join(Embedding, EMBEDDED)
     .where(among(Image.pk, "image_pks"), Image.removed.is_(False)),
     bulk=True,
 )
@@ -136,8 +176,34 @@ def changes_since(
     while rows := _CHANGES.rows(
         session, revision=revision, after=after, model_version_pk=model_version_pk, block=block
     ):
-        yield from map(ChangedImage._make, rows)
-        after, revision = rows[-1][0], rows[-1][3]
+        for pk, product_pk, category, attributes, changed, vector in rows:
+            yield ChangedImage(pk, product_pk, category, as_json(attributes), changed, vector)
+        after, revision = rows[-1][0], rows[-1][4]
+
+
+def attributes_since(
+    session: Session, revision: int, block: int = BLOCK
+) -> Iterator[ChangedAttributes]:
+    """Pictures that `changes_since` does not give, of products whose attributes changed after `revision`."""
+    since, after = revision, _LAST_KEY
+    while rows := _ATTRIBUTES.rows(
+        session, revision=revision, after=after, since=since, block=block
+    ):
+        for pk, attributes, _ in rows:
+            yield ChangedAttributes(pk, as_json(attributes))
+        after, revision = rows[-1][0], rows[-1][2]
+
+
+def count_products_since(session: Session, revision: int) -> int:
+    """How many products changed after `revision`, in their pictures or their attributes."""
+    row = _COUNT_ATTRIBUTES.row(session, revision=revision)
+    return int(row[0]) if row else 0
+
+
+def count_embedded(session: Session, model_version_pk: int) -> int:
+    """How many pictures `stream_vectors` gives."""
+    row = _COUNT_EMBEDDED.row(session, model_version_pk=model_version_pk)
+    return int(row[0]) if row else 0
 
 
 def count_changes_since(session: Session, revision: int) -> int:
@@ -154,9 +220,15 @@ def stream_vectors(
     while rows := _STREAM.rows(
         session, after=after, model_version_pk=model_version_pk, block=block
     ):
-        image_pks, product_pks, categories, vectors = zip(*rows, strict=True)
+        image_pks, product_pks, categories, attributes, vectors = zip(*rows, strict=True)
         after = image_pks[-1]
-        yield VectorBlock(list(image_pks), list(product_pks), list(categories), b"".join(vectors))
+        yield VectorBlock(
+            list(image_pks),
+            list(product_pks),
+            list(categories),
+            [as_json(each) for each in attributes],
+            b"".join(vectors),
+        )
 
 
 def vectors_of(
