@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 CHUNK = 1 << 22
+PLAIN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""How to open what may be a link, or a pipe, which would wait for a writer."""
 
 
 def write(path: Path, data: bytes) -> None:
@@ -33,6 +37,21 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_plain(path: Path) -> int:
+    """A descriptor of a file to read; raises OSError when there is anything else under its name."""
+    descriptor = os.open(path, PLAIN)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a plain file", str(path))
+    return descriptor
+
+
+def read(path: Path, most: int) -> bytes:
+    """At most so many bytes of a file; raises OSError when there is anything else under its name."""
+    with os.fdopen(open_plain(path), "rb") as file:
+        return file.read(most)
 
 
 def sha256(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Everything that the index raises.
 
 IndexError_
-├── AnnoyBroken              the compiled Annoy does not work on this machine
+├── EngineBroken             the library that searches does not work on this machine
 ├── GenerationRefused        a generation that must not be opened
 │   ├── GenerationMissing    its directory or a file of it is not there
 │   ├── GenerationDamaged    a file differs from what the manifest says
@@ -12,6 +12,7 @@ IndexError_
 │   ├── CheckFailed          the new index failed in the process that tried it
 │   ├── BuildSuperseded      somebody else published meanwhile, or the lease was lost
 │   └── BuildStopped         the process is stopping
+├── RollbackRefused          no earlier generation can be current again (in `rollback`)
 └── WrongModel               a vector of another model than the one the index is made with
 """
 
@@ -22,8 +23,8 @@ class IndexError_(Exception):  # noqa: N801 - Python has an IndexError
     """Something about the index."""
 
 
-class AnnoyBroken(IndexError_):
-    """The compiled Annoy does not work on this machine."""
+class EngineBroken(IndexError_):
+    """The library that searches does not work on this machine, or is not there."""
 
 
 class GenerationRefused(IndexError_):

@@ -10,21 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.index import durable, manifest, score
-from worker.index.annoy_engine import Slots, Tree
-from worker.index.errors import (
-    GenerationDamaged,
-    GenerationMismatch,
-)
+from worker.index import attributes, manifest, score, slots, verified
+from worker.index.attributes import Attributes
+from worker.index.engines import Eligible, Found, Searcher, Slots, engine
+from worker.index.errors import GenerationDamaged, GenerationMismatch, GenerationRefused
 from worker.index.hold import Hold
 from worker.index.manifest import Manifest
 from worker.index.rotation import Rotation
 from worker.index.score import Halves, Vectors
-from worker.index.slots import FILES as SLOT_FILES
 from worker.index.slots import SlotTable
 
-TREE, VECTORS, ROTATION = "tree.ann", "vectors.f16", "rotation.npy"
-NODE_HEADER = 16
+VECTORS, ROTATION = "vectors.f16", "rotation.npy"
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,10 @@ class Generation:
     manifest: Manifest
     slots: SlotTable
     rotation: Rotation
-    tree: Tree | None
+    searcher: Searcher | None
+    """None while there are no pictures."""
     vectors: Halves
+    attributes: Attributes
     hold: Hold
 
     def __len__(self) -> int:
@@ -68,8 +66,8 @@ class Generation:
             hold = Hold(directory)
             described = manifest.read(directory, expected.manifest_sha256)
             _check_identity(described, expected)
-            verify_files(directory, described)
-            return _mapped(directory, described, hold)
+            verified.verify(directory, described, _check_names_and_sizes)
+            return mapped(directory, described, hold)
         except (OSError, ValueError) as error:
             # A disk that fails, a right or the memory that is missing, a file cut off since it was verified.
             raise GenerationDamaged(f"{directory.name} cannot be read: {error}") from error
@@ -79,15 +77,23 @@ class Generation:
         """Number and digest of the manifest: what SQL knows it by."""
         return self.manifest.number, manifest.digest_of(self.manifest.encoded())
 
-    def near(self, queries: Vectors, count: int, search_k: int) -> Slots:
-        """Slots [m, count] near each query [m, d] by the reduced vectors, -1 where fewer are found."""
-        if self.tree is None:
-            return np.full((len(queries), count), -1, dtype=np.int32)
-        return self.tree.search(self.rotation.reduce(queries), count, search_k)
+    def near(
+        self,
+        queries: Vectors,
+        count: int,
+        effort: int,
+        eligible: Eligible | None = None,
+        without: Slots | None = None,
+    ) -> Found:
+        """Slots [m, count] that the engine finds near each query [m, d], as `Searcher.search` says."""
+        if self.searcher is None:
+            nothing = np.full((len(queries), count), -1, dtype=np.int32)
+            return Found(nothing, np.zeros(len(queries), dtype=np.int64))
+        return self.searcher.search(self.rotation.reduce(queries), count, effort, eligible, without)
 
     def vectors_at(self, slots: NDArray[np.integer]) -> Vectors:
         """Vectors of slots of any shape, as float32 with one more axis."""
-        return score.widen(self.vectors[slots])
+        return score.widen(np.take(self.vectors, slots, axis=0))
 
 
 def _check_identity(found: Manifest, expected: Expected) -> None:
@@ -100,16 +106,30 @@ def _check_identity(found: Manifest, expected: Expected) -> None:
 
 
 def verify_files(directory: Path, described: Manifest) -> None:
-    """Compare every file with the manifest: names, sizes, digests, then sizes with the dimensions."""
+    """Compare all of every file with the manifest; raises GenerationDamaged."""
     _check_names_and_sizes(directory, described)
-    _check_shapes(described)
-    for name, entry in described.files.items():
-        if durable.sha256(directory / name) != entry.sha256:
-            raise GenerationDamaged(f"{directory.name}/{name} differs from what was written")
+    verified.compare_digests(directory, described)
+
+
+def damage(directory: Path, expected: Expected) -> str | None:
+    """Why a generation would be refused, by its manifest and the sizes of its files; None if those are right."""
+    try:
+        described = manifest.read(directory, expected.manifest_sha256)
+        _check_identity(described, expected)
+        _check_names_and_sizes(directory, described)
+    except (GenerationRefused, OSError) as error:
+        return str(error)
+    return None
+
+
+def files_of(described: Manifest) -> set[str]:
+    """Names of the files that a generation such as this has, its manifest and lock aside."""
+    built = engine(described.engine).files if described.images else ()
+    return {VECTORS, ROTATION, *slots.FILES, *attributes.FILES, *built}
 
 
 def _check_names_and_sizes(directory: Path, described: Manifest) -> None:
-    wanted = {VECTORS, ROTATION, *SLOT_FILES} | ({TREE} if described.images else set())
+    wanted = files_of(described)
     if set(described.files) != wanted:
         raise GenerationDamaged(
             f"{directory.name}: the manifest lists other files than {sorted(wanted)}"
@@ -121,25 +141,22 @@ def _check_names_and_sizes(directory: Path, described: Manifest) -> None:
             raise GenerationDamaged(f"{directory.name}/{name} is not there") from error
         if not stat.S_ISREG(found.st_mode) or found.st_size != entry.bytes:
             raise GenerationDamaged(f"{directory.name}/{name} is not of {entry.bytes} bytes")
-
-
-def _check_shapes(described: Manifest) -> None:
-    """Refuse a manifest whose dimensions cannot be those of its files: Annoy would read beyond the end."""
     if described.files[VECTORS].bytes != described.images * described.dimension * 2:
         raise GenerationDamaged(f"{VECTORS} is not of {described.images} x {described.dimension}")
-    node = NODE_HEADER + 4 * described.parameters.reduced
-    if described.images and described.files[TREE].bytes % node:
-        raise GenerationDamaged(f"{TREE} is not of width {described.parameters.reduced}")
+    if described.images:
+        engine(described.engine).validate(described)
 
 
-def _mapped(directory: Path, described: Manifest, hold: Hold) -> Generation:
+def mapped(directory: Path, described: Manifest, hold: Hold) -> Generation:
+    """Map files whose digests are known to be right."""
     width = described.parameters.reduced
     return Generation(
         manifest=described,
         slots=SlotTable.load(directory, described.images, described.categories),
         rotation=Rotation.load(directory / ROTATION, described.dimension, width),
-        tree=Tree(directory / TREE, width, described.images) if described.images else None,
+        searcher=engine(described.engine).open(directory, described) if described.images else None,
         vectors=map_vectors(directory / VECTORS, described.images, described.dimension),
+        attributes=Attributes.load(directory, described.images),
         hold=hold,
     )
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from worker.index import durable
 from worker.index.errors import GenerationMissing
 
 LOCK = "lock"
@@ -23,7 +24,7 @@ class Hold:
         self._descriptor = -1
         path = directory / LOCK
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = durable.open_plain(path)
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             # Deleted and made anew between the two calls: then the lock is on nothing.
             same = os.path.samestat(os.fstat(self._descriptor), path.stat())

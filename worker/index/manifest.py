@@ -16,9 +16,11 @@ from pydantic import (
     model_validator,
 )
 
+from worker.index import durable
+from worker.index.engines import EngineName
 from worker.index.errors import GenerationDamaged, GenerationMissing
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 NAME = "manifest.json"
 MAX_BYTES = 64 << 20
 
@@ -47,20 +49,23 @@ class CategorySlice(_Frozen):
 class Parameters(_Frozen):
     """How the index was built and is to be searched."""
 
-    trees: Annotated[int, Field(ge=1)]
-    search_k: Annotated[int, Field(ge=1)]
+    size: Annotated[int, Field(ge=0)]
+    """Trees of Annoy, lists of FAISS."""
+    effort: Annotated[int, Field(ge=1)]
+    """How much a search looks at: nodes of Annoy's trees, lists of FAISS."""
     rerank: Annotated[int, Field(ge=1)]
+    """Candidates that are scored exactly."""
     reduced: Annotated[int, Field(ge=1)]
-    """Width of the vectors in the tree; equal to `dimension` when they are not reduced."""
+    """Width of the vectors in the index; equal to `dimension` when they are not reduced."""
     seed: int
 
 
 class Manifest(_Frozen):
     """Everything that must be known before a file of the generation is touched."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     number: Annotated[int, Field(ge=1)]
-    engine: Literal["annoy"] = "annoy"
+    engine: EngineName
     engine_version: str
     parameters: Parameters
     dimension: Annotated[int, Field(ge=1, le=65_536)]
@@ -73,11 +78,19 @@ class Manifest(_Frozen):
     files: dict[str, FileEntry]
     recall: Annotated[float, Field(ge=0, le=1)]
     """Share of the true ten nearest that the index finds, on queries that are left out of their own answers."""
+    recall_at_least: Annotated[float, Field(ge=-1, le=1)]
+    """Lower bound of that, with 95 % confidence."""
+    recall_target: Annotated[float, Field(ge=0, le=1)]
+    """What the effort was chosen for."""
     recall_queries: Annotated[int, Field(ge=0)]
+    latency_ms: Annotated[float, Field(ge=0)]
+    """Median time of a search for one of those queries, without SQL, in the process that built it."""
     kept_variance: Annotated[float, Field(ge=0, le=1.001)]
     """Share of the vectors' variance that the reduced ones keep."""
     built_at: datetime
     build_seconds: Annotated[float, Field(ge=0)]
+    timings: dict[str, float]
+    """Seconds of each step, by its name."""
     peak_memory: Annotated[int, Field(ge=0)]
     """Greatest resident memory of the building process, in bytes."""
 
@@ -108,8 +121,7 @@ def read(directory: Path, expected_sha256: str | None = None) -> Manifest:
     Raises GenerationMissing when there is none and GenerationDamaged when it is not the one that was written.
     """
     try:
-        with (directory / NAME).open("rb") as file:
-            data = file.read(MAX_BYTES)
+        data = durable.read(directory / NAME, MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise GenerationMissing(f"{directory.name} has no {NAME}") from error
     except OSError as error:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.index import durable
 from worker.index.errors import GenerationDamaged
 from worker.index.score import Vectors
 
@@ -34,10 +33,9 @@ class Rotation:
         return reduced
 
     def save(self, path: Path) -> None:
-        """Write mean and axes as one array [d, 1 + r], synced."""
+        """Write mean and axes as one array [d, 1 + r] (not synced)."""
         with path.open("wb") as file:
             np.save(file, np.column_stack([self.mean, self.axes]), allow_pickle=False)
-        durable.sync_file(path)
 
     @classmethod
     def load(cls, path: Path, dimension: int, width: int) -> Rotation:

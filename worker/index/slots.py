@@ -1,6 +1,7 @@
 """The slot table: which picture and product each dense slot 0…n-1 is (invariant 10).
 
-Slots are in order of category, then image, so that the pictures of a category are one slice.
+Slots are in order of category, so that the pictures of a category are one slice, and within it neighbours in space
+lie near each other, so that a search touches fewer pages.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from worker.index.errors import GenerationDamaged
 from worker.index.manifest import CategorySlice
 
 Keys = NDArray[np.int64]
-Whole = TypeVar("Whole", bound=np.integer)
+Number = TypeVar("Number", bound=np.number)
+NPY_HEADER = 128
+"""Bytes before the numbers in a file of a one-dimensional array."""
 FILES = ("slot_image.npy", "slot_product.npy", "image_sorted.npy", "image_slot.npy")
 
 
@@ -73,18 +76,20 @@ class SlotTable:
     def load(cls, directory: Path, images: int, categories: tuple[CategorySlice, ...]) -> SlotTable:
         """Map the four arrays; raises GenerationDamaged when one is not of `images` numbers."""
         image_pks, product_pks, sorted_pks = (
-            _mapped(directory / n, images, np.int64) for n in FILES[:3]
+            load_numbers(directory / n, images, np.int64) for n in FILES[:3]
         )
-        slots = _mapped(directory / FILES[3], images, np.int32)
+        slots = load_numbers(directory / FILES[3], images, np.int32)
         return cls(image_pks, product_pks, sorted_pks, slots, categories)
 
 
-def _mapped(path: Path, count: int, kind: type[Whole]) -> NDArray[Whole]:
+def load_numbers(path: Path, count: int | None, kind: type[Number]) -> NDArray[Number]:
+    """Map an array of `count` numbers (None: any) of this kind; raises GenerationDamaged when it is none."""
     try:
         # An empty file cannot be mapped; a plain ndarray view of the map is quicker to index than np.memmap.
-        array: NDArray[Whole] = np.load(path, mmap_mode="r" if count else None, allow_pickle=False)
+        empty = count == 0 or path.stat().st_size <= NPY_HEADER
+        array: NDArray[Number] = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise GenerationDamaged(f"{path.name} cannot be read") from error
-    if array.shape != (count,) or array.dtype != kind:
+    if array.ndim != 1 or array.dtype != kind or count not in (None, len(array)):
         raise GenerationDamaged(f"{path.name} does not hold {count} numbers")
     return np.asarray(array)
