@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,13 +12,26 @@ from sqlalchemy.orm import Session
 from db.queries import catalogue
 from db.queries.catalogue import Described, LiveProduct
 from db.session import Database
-from producer.messages import AsOf, BatchReply, Match, ProductLookup, Reply, SearchPath, Where
-from worker.index import filters, score
+from producer.messages import (
+    AsOf,
+    BatchReply,
+    Match,
+    PictureLookup,
+    ProductLookup,
+    Reply,
+    SearchPath,
+    Selection,
+    TasteLookup,
+)
+from worker import choosing
+from worker.choosing import Pool
+from worker.index import attributes, filters, score
 from worker.index.errors import WrongModel
 from worker.index.follower import Follower
 from worker.index.score import Vectors
-from worker.index.search import NO_PRODUCT, Ask, Candidates, nearest
+from worker.index.search import Ask, Candidates, nearest
 from worker.index.view import View
+from worker.taste import blend
 
 Flags = NDArray[np.bool_]
 
@@ -26,19 +39,21 @@ __all__ = ["Answerer", "WrongModel"]
 
 ATTEMPTS = 3
 """How often a lookup is begun again because the catalogue changed under it; the last answer goes out."""
-FILTERED_FETCH = 4
-"""Products to look at for each one wanted, when attributes decide; four times as many when too few remain."""
+WIDEN = 4
+"""How many times as many products are looked at when too few of them will do."""
 CELLS = 1 << 22
 """Candidates that are in memory at once."""
+CATEGORY = filters.CATEGORY
 
 
 @dataclass(frozen=True)
 class _Question:
-    """One product or picture to find others for."""
+    """Something to find others for."""
 
     vectors: Vectors
-    """Its pictures [p, d]."""
-    product_pk: int
+    """Its pictures [p, d]: a match is as near as it is to the nearest of them."""
+    leave_out: frozenset[int]
+    """Keys of products that are no answer."""
     product_id: str | None
 
 
@@ -56,8 +71,7 @@ class _Search:
 
     view: View
     session: Session
-    limit: int
-    where: Where
+    selection: Selection
     described: dict[int, Described] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
 
@@ -68,20 +82,17 @@ class _Search:
 
 
 class Answerer:
-    """Answers questions; one per process, used by all of its threads."""
+    """Answers questions; one per process, for all of its threads. Every method may raise DatabaseUnavailable."""
 
     def __init__(self, database: Database, follower: Follower) -> None:
         self._database = database
         self._follower = follower
 
     def by_products(self, question: ProductLookup) -> BatchReply:
-        """One reply for each product that is in the catalogue, in the order asked.
-
-        Raises DatabaseUnavailable.
-        """
+        """One reply for each product that is in the catalogue, in the order asked."""
         ids = dict.fromkeys(question.product_ids)
         answers = self._answers(
-            lambda search: _of_products(search, list(ids)), question.limit, question.where
+            lambda search: list(_of_products(search, list(ids))), question.selection
         )
         replies = {reply.product_id: reply for reply in answers}
         return BatchReply(
@@ -89,29 +100,61 @@ class Answerer:
             not_found=tuple(i for i in ids if i not in replies),
         )
 
-    def by_vector(
-        self, vector: Vectors, model_digest: str, limit: int, where: Where | None = None
-    ) -> Reply:
-        """What looks like this vector (float32 [d], unit length, made by the model of that digest)?
+    def by_taste(self, question: TasteLookup) -> BatchReply:
+        """One reply for all products together, or the ids that are not in the catalogue."""
+        return self._by_taste(question, [], [])
 
-        Raises WrongModel when the index is made with another model, ValueError when it is not such a vector,
-        DatabaseUnavailable.
+    def by_pictures(
+        self,
+        question: PictureLookup,
+        liked: Sequence[Vectors],
+        disliked: Sequence[Vectors],
+        model_digest: str,
+    ) -> Reply | BatchReply:
+        """The reply to pictures whose vectors (float32 [d], unit length) the model of that digest made.
+
+        A BatchReply only to name products of the question that are not in the catalogue. Raises WrongModel when
+        the index is made with another model, ValueError when something is no such vector.
         """
+        batch = self._by_taste(question, liked, disliked, model_digest)
+        return batch.replies[0] if batch.replies else batch
+
+    def _by_taste(
+        self,
+        question: TasteLookup | PictureLookup,
+        liked: Sequence[Vectors],
+        disliked: Sequence[Vectors],
+        model_digest: str = "",
+    ) -> BatchReply:
+        missing: list[str] = []
 
         def questions(search: _Search) -> list[_Question]:
-            _check(search.view, vector, model_digest)
-            return [_Question(vector.reshape(1, -1).astype(np.float32), NO_PRODUCT, None)]
+            for vector in (*liked, *disliked):
+                _check(search.view, vector, model_digest)
+            named = dict.fromkeys((*question.liked, *question.disliked))
+            of_each = _of_products(search, list(named))
+            known = {each.product_id or "": each for each in of_each}
+            missing[:] = [id_ for id_ in named if id_ not in known]
+            if missing:
+                return []
+            wanted = [known[id_].vectors for id_ in question.liked]
+            wanted += [np.asarray(each, np.float32).reshape(1, -1) for each in liked]
+            unwanted = [known[id_].vectors for id_ in question.disliked]
+            unwanted += [np.asarray(each, np.float32).reshape(1, -1) for each in disliked]
+            leave_out = frozenset[int]().union(*(each.leave_out for each in known.values()))
+            return [_Question(blend(wanted, unwanted).reshape(1, -1), leave_out, None)]
 
-        return self._answers(questions, limit, where or {})[0]
+        replies = self._answers(questions, question.selection)
+        return BatchReply(replies=tuple(replies), not_found=tuple(missing))
 
     def _answers(
-        self, questions: Callable[[_Search], list[_Question]], limit: int, where: Where
+        self, questions: Callable[[_Search], list[_Question]], selection: Selection
     ) -> list[Reply]:
         """Answer from one view, and again from a newer one where SQL shows that it was overtaken."""
         for _ in range(ATTEMPTS):
             view = self._follower.refresh()
             with self._database.reading() as session:
-                search = _Search(view, session, limit, where)
+                search = _Search(view, session, selection)
                 replies = _answered(search, questions(search))
             if not search.stale:
                 break
@@ -133,13 +176,13 @@ def _check(view: View, vector: Vectors, model_digest: str) -> None:
 # -- the questions --------------------------------------------------------------------------------
 
 
-def _of_products(search: _Search, product_ids: list[str]) -> list[_Question]:
+def _of_products(search: _Search, product_ids: list[str]) -> Iterator[_Question]:
     """Questions for the products that are live and have a vector of the view's model."""
     live = catalogue.live_images(search.session, product_ids)
     products = [live[i] for i in product_ids if i in live]
     pks = [pk for product in products for pk in product.image_pks]
     vectors, found = _vectors(search, pks)
-    return list(_split(products, vectors, found))
+    return _split(products, vectors, found)
 
 
 def _split(products: Sequence[LiveProduct], vectors: Vectors, found: Flags) -> Iterator[_Question]:
@@ -148,7 +191,7 @@ def _split(products: Sequence[LiveProduct], vectors: Vectors, found: Flags) -> I
         stop = start + len(product.image_pks)
         own = vectors[start:stop][found[start:stop]]
         if len(own):
-            yield _Question(own, product.product_pk, product.product_id)
+            yield _Question(own, frozenset((product.product_pk,)), product.product_id)
         start = stop
 
 
@@ -174,14 +217,12 @@ def _answered(search: _Search, questions: list[_Question]) -> list[Reply]:
     """A reply for each question."""
     found = [_Found() for _ in questions]
     pending = list(range(len(questions)))
-    fetch = search.limit
-    if filters.beyond_category(search.where):
-        fetch = max(FILTERED_FETCH * search.limit, 64)
+    fetch = choosing.pool_size(search.selection)
     while pending:
         short: list[int] = []
         for group in _groups(pending, fetch):
             short += _round(search, questions, found, group, fetch)
-        pending, fetch = short, 4 * fetch
+        pending, fetch = short, WIDEN * fetch
     return [_reply(search.view, q, f) for q, f in zip(questions, found, strict=True)]
 
 
@@ -200,9 +241,13 @@ def _round(
     _describe(search, candidates)
     short = []
     for i, each in zip(group, candidates, strict=True):
-        matches = _matches(search, each)
-        found[i].matches, found[i].path = matches, each.path
-        if len(matches) < search.limit and not each.complete:
+        rows, distances, beyond = _usable(search, each)
+        chosen = _chosen(search, rows, distances)
+        matches = [_match(rows[place], float(distances[place])) for place in chosen]
+        found[i].matches, found[i].path = tuple(matches), each.path
+        if not (each.complete or beyond) and choosing.too_few(
+            search.selection, fetch, len(rows), len(matches)
+        ):
             short.append(i)
     return short
 
@@ -211,9 +256,9 @@ def _ask(search: _Search, questions: list[_Question], fetch: int) -> Ask:
     return Ask(
         queries=np.concatenate([q.vectors for q in questions]),
         owners=np.repeat(np.arange(len(questions)), [len(q.vectors) for q in questions]),
-        exclude=np.array([q.product_pk for q in questions], dtype=np.int64),
+        exclude=tuple(q.leave_out for q in questions),
         fetch=fetch,
-        categories=filters.categories(search.where),
+        conditions=filters.conditions(search.selection.where),
     )
 
 
@@ -225,19 +270,35 @@ def _describe(search: _Search, candidates: list[Candidates]) -> None:
         search.described.update(catalogue.describe(search.session, sorted(pks)))
 
 
-def _matches(search: _Search, candidates: Candidates) -> tuple[Match, ...]:
-    matches = []
-    pairs = zip(candidates.image_pks.tolist(), candidates.distances.tolist(), strict=True)
-    for pk, distance in pairs:
+def _usable(search: _Search, candidates: Candidates) -> tuple[list[Described], Vectors, bool]:
+    """Candidates that SQL confirms, their distances, and whether farther ones are too far."""
+    selection = search.selection
+    near = candidates.distances <= choosing.farthest(selection)
+    rows, places = [], []
+    for place, pk in enumerate(candidates.image_pks[near].tolist()):
         row = search.described.get(pk)
-        if row is None:
-            continue
-        if search.where and not filters.matches(search.where, row.category, row.attributes):
-            continue
-        matches.append(_match(row, distance))
-        if len(matches) == search.limit:
-            break
-    return tuple(matches)
+        if row is not None and filters.matches(selection.where, row.category, row.attributes):
+            rows.append(row)
+            places.append(place)
+    return rows, candidates.distances[places], not bool(near.all())
+
+
+def _chosen(search: _Search, rows: list[Described], distances: Vectors) -> Sequence[int]:
+    """Places of the rows that make the answer."""
+    selection = search.selection
+    if not choosing.needs_choice(selection) or not rows:
+        return range(min(len(rows), selection.limit))
+    vectors, _ = _vectors(search, [row.image_pk for row in rows])
+    values = [{name: _values(row, name) for name in selection.at_most} for row in rows]
+    pool = Pool(distances, vectors, [row.content_sha256 for row in rows], values)
+    return choosing.choose(pool, selection)
+
+
+def _values(row: Described, name: str) -> tuple[Hashable, ...]:
+    """What a product counts as for a limited attribute; one that has no value is not limited."""
+    value = row.category if name == CATEGORY else row.attributes.get(name)
+    found = ((isinstance(each, bool), each) for each in attributes.scalars(value))
+    return tuple(dict.fromkeys(found))
 
 
 def _match(row: Described, distance: float) -> Match:

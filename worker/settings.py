@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from producer.settings import ProducerSettings
+from worker.index.engines import EngineName
 
 
 class WorkerSettings(ProducerSettings):
@@ -36,14 +37,20 @@ class WorkerSettings(ProducerSettings):
     fetch_timeout: float = Field(20.0, gt=0)
     decode_timeout: float = Field(10.0, gt=0)
 
-    trees: int | Literal["categories"] = Field(30, union_mode="left_to_right")
-    """Trees of an Annoy index; `categories`: one for each category, the classic recipe."""
+    engine: EngineName = "annoy"
+    """What finds candidates: `annoy`; `exact`, no index at all; or `faiss`, with its package installed."""
+    trees: int | Literal["auto", "categories"] = Field("auto", union_mode="left_to_right")
+    """Trees of an Annoy index; `auto`: as few as reach the target; `categories`: one for each, the classic way."""
     search_k: int = Field(0, ge=0)
-    """Nodes that Annoy visits in a lookup; 0: chosen for the index."""
+    """Nodes that Annoy visits in a lookup; 0: found by measurement, for the target."""
     reduce_to: int = Field(64, ge=0)
-    """Dimensions that Annoy works on, by PCA; 0: the vectors as they are. Ranking is always exact."""
+    """Dimensions that the index works on, by PCA; 0: the vectors as they are. Ranking is always exact."""
     rerank: int = Field(200, ge=1)
-    """Candidates that are ranked exactly."""
+    """Most candidates that are ranked exactly."""
+    recall_target: float = Field(0.98, gt=0, le=1)
+    """Share of the true ten nearest that an index is tuned to find."""
+    recall_margin: float = Field(0.03, ge=0, le=1)
+    """An index that is farther below the target is not used."""
     rebuild_every: float = Field(900.0, gt=0)
     """Age in seconds at which an index with pending changes is rebuilt."""
     rebuild_after_changes: int = Field(5000, ge=1)
@@ -69,7 +76,7 @@ class WorkerSettings(ProducerSettings):
     @classmethod
     def _some_trees(cls, value: int | str) -> int | str:
         if isinstance(value, int) and not 1 <= value <= 10_000:
-            raise ValueError("must be between 1 and 10000, or `categories`")
+            raise ValueError("must be between 1 and 10000, `auto`, or `categories`")
         return value
 
     @property

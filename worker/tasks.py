@@ -12,6 +12,7 @@ from producer.messages import (
     RemoveChunk,
     StatusRequest,
     SweepLedger,
+    TasteLookup,
     ThumbnailRequest,
     WatchIndex,
 )
@@ -34,6 +35,12 @@ def remove(body: object) -> None:
 def lookup(body: object) -> None:
     """Answer a lookup by products."""
     handle(ProductLookup, body)
+
+
+@shared_task(name=TasteLookup.task)
+def taste(body: object) -> None:
+    """Answer a lookup by several products together."""
+    handle(TasteLookup, body)
 
 
 @shared_task(name=PictureLookup.task)

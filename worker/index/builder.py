@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,17 +23,20 @@ import numpy as np
 from db.queries import catalogue, generations, models, revisions
 from db.queries.models import ModelVersion
 from db.session import Database
-from worker.index import annoy_engine, durable, memory, score, spool, tuning
+from worker.index import durable, memory, spool, tuning
 from worker.index import manifest as manifests
-from worker.index.annoy_engine import Tree, TreeBuilder
+from worker.index.attributes import FILES as ATTRIBUTE_FILES
+from worker.index.attributes import Attributes
+from worker.index.engines import EngineName, Recipe, Source, engine
 from worker.index.errors import (
     BuildFailed,
     BuildStopped,
     CheckFailed,
+    EngineBroken,
     GenerationRefused,
     RecallTooLow,
 )
-from worker.index.generation import ROTATION, TREE, VECTORS, Generation, map_vectors
+from worker.index.generation import ROTATION, VECTORS, Generation, map_vectors
 from worker.index.hold import LOCK, Hold
 from worker.index.manifest import FileEntry, Manifest, Parameters
 from worker.index.rotation import Rotation
@@ -50,7 +54,8 @@ STEPS = (
 )  # fmt: skip
 """Names that a checkpoint is called with, each when that step has been done."""
 BUILDING = ".building-"
-BLOCK = 8192
+MORE_TREES = 30
+"""What is tried where few trees on all dimensions do not reach the target."""
 CHECK_TIMEOUT = 1800.0
 CHECK_POLL = 0.2
 
@@ -59,19 +64,23 @@ CHECK_POLL = 0.2
 class BuildSettings:
     """How generations are built, and how many are kept."""
 
-    trees: int = 30
+    engine: EngineName = "annoy"
+    trees: int = 0
+    """Trees of Annoy; 0: as few as reach the target."""
     trees_per_category: bool = False
     """As many trees as there are categories: the classic recipe."""
     search_k: int = 0
-    """Nodes that a search visits; 0: found by measurement."""
+    """Nodes that a search in Annoy visits; 0: found by measurement."""
     reduce_to: int = 64
-    """Width of the vectors in the trees; 0: as they are. Doubled while the recall is below the floor."""
+    """Width of the vectors in the index; 0: as they are. Doubled while the recall is below the target."""
     rerank: int = 200
-    """Candidates that are scored exactly; fewer where measurement shows that they do as well."""
+    """Most candidates that are scored exactly; fewer where measurement shows that they do as well."""
     recall_target: float = 0.98
-    """What `search_k` is chosen for, with 95 % confidence."""
-    recall_floor: float = 0.9
-    """An index that finds less is refused."""
+    """Recall@10 that the index is tuned to, with 95 % confidence."""
+    recall_margin: float = 0.03
+    """An index whose recall is farther below the target is refused."""
+    force: bool = False
+    """Take it all the same."""
     jobs: int = -1
     """Threads that build trees; -1: all cores. With 1 and the same seed the file is the same, byte for byte."""
     seed: int = 1
@@ -98,7 +107,17 @@ class _Source:
     model: ModelVersion
     revision: int
     replaces: int | None
+    embedded: int
+    """Pictures that the snapshot has a vector of."""
     spooled: Spooled
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """An index that was built and measured."""
+
+    manifest: Manifest
+    measured: Measured
 
 
 class Builder:
@@ -126,6 +145,8 @@ class Builder:
         # under one number, one of them having lost its lease.
         self._of = f"{catalogue_id}-{token}"
         self._directory = data_dir / f"{BUILDING}{self._of}"
+        self._engine = engine(settings.engine)
+        self._timings: dict[str, float] = {}
 
     def build(self) -> Built | None:
         """Build and verify a generation; None when no model was ever registered.
@@ -144,6 +165,9 @@ class Builder:
         except GenerationRefused as error:
             self._tidy()
             raise BuildFailed(f"the index cannot be read back: {error}") from error
+        except EngineBroken as error:
+            self._tidy()
+            raise BuildFailed(str(error)) from error
         except Exception:
             self._tidy()
             raise
@@ -155,24 +179,42 @@ class Builder:
     def _build(self) -> Built | None:
         began = time.monotonic()
         memory.reset_peak()
+        self._engine.self_test()
         self._checkpoint("begun")
-        source = self._read()
+        with self._timed("read"):
+            source = self._read()
         if source is None:
             self._directory.rmdir()
             return None
         self._checkpoint("read")
+        with self._timed("sort"):
+            slots = self._sort(source)
+        self._checkpoint("sorted")
+        described = self._index(source, slots, began)
+        return self._finish(source, described)
+
+    def _sort(self, source: _Source) -> SlotTable:
         images = max(len(source.spooled), 1)
-        slots = spool.sort(
+        laid = spool.sort(
             source.spooled,
             self._directory / VECTORS,
             lambda rows: self._progress("sort", min(rows / images, 1.0)),
         )
-        slots.save(self._directory)
+        if len(laid.slots) != source.embedded:
+            raise BuildFailed(
+                f"{len(laid.slots)} of {source.embedded} pictures would be in the index: this is a bug"
+            )
+        laid.slots.save(self._directory)
+        laid.attributes.save(self._directory)
         source.spooled.path.unlink()
         (self._directory / LOCK).touch()
-        self._checkpoint("sorted")
-        described = self._index(source, slots, began)
-        return self._finish(source, described)
+        return laid.slots
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._timings[step] = self._timings.get(step, 0.0) + time.monotonic() - began
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -182,7 +224,7 @@ class Builder:
             model = models.active(session)
             if model is None:
                 return None
-            expected = catalogue.count(session).images
+            expected = catalogue.count_embedded(session, model.pk)
             self._need_space(expected, model.dimension)
             into = Spool(self._directory / "spool", model.dimension, expected)
             blocks = catalogue.stream_vectors(session, model.pk)
@@ -192,12 +234,13 @@ class Builder:
                 model=model,
                 revision=revisions.current(session),
                 replaces=catalogue.head(session).generation,
+                embedded=expected,
                 spooled=spooled,
             )
 
     def _need_space(self, images: int, dimension: int) -> None:
-        """Refuse to begin what cannot end: the vectors twice, for a while, and the trees."""
-        needed = images * (4 * dimension + 40 * self._settings.trees + 1024)
+        """Refuse to begin what cannot end: the vectors twice, for a while, the index, slots and attributes."""
+        needed = images * (4 * dimension + 40 * (self._settings.trees or 30) + 2048)
         free = shutil.disk_usage(self._data_dir).free
         if free < needed:
             raise BuildFailed(
@@ -208,82 +251,116 @@ class Builder:
     # -- the index --------------------------------------------------------------------------------
 
     def _index(self, source: _Source, slots: SlotTable, began: float) -> Manifest:
-        """Build and tune, with wider vectors while the recall is below the floor; then sync."""
-        with _Behind(self._directory, (VECTORS, *SLOT_FILES)) as behind:
-            width = min(self._settings.reduce_to or source.model.dimension, source.model.dimension)
-            while True:
-                described, measured = self._attempt(source, slots, width)
-                if measured.recall >= self._settings.recall_floor:
-                    break
-                if width >= source.model.dimension:
-                    raise RecallTooLow(
-                        f"the index finds {measured.recall:.3f} of the true neighbours, "
-                        f"{self._settings.recall_floor} are needed; set more LOOKALIKE_TREES or a greater "
-                        "LOOKALIKE_SEARCH_K"
-                    )
-                width = min(2 * width, source.model.dimension)
+        """Build and tune until the recall will do; then sync."""
+        with _Behind(self._directory, (VECTORS, *SLOT_FILES, *ATTRIBUTE_FILES)) as behind:
+            best = self._best(source, slots)
             self._checkpoint("tuned")
-            files = behind.entries() | _entries(self._directory, _built(described.images))
+            built = (ROTATION, *(self._engine.files if len(slots) else ()))
+            with self._timed("sync"):
+                files = behind.entries() | _entries(self._directory, built)
         self._checkpoint("synced")
+        described, measured = best.manifest, best.measured
         return described.model_copy(
             update={
+                "parameters": described.parameters.model_copy(
+                    update={"effort": measured.effort, "rerank": measured.rerank}
+                ),
                 "files": files,
                 "recall": min(measured.recall, 1.0),
+                "recall_at_least": min(measured.at_least, 1.0),
                 "recall_queries": measured.queries,
+                "latency_ms": measured.latency_ms,
+                "timings": dict(self._timings),
                 "build_seconds": time.monotonic() - began,
                 "peak_memory": memory.peak(),
             }
         )
 
-    def _attempt(self, source: _Source, slots: SlotTable, width: int) -> tuple[Manifest, Measured]:
-        rotation = source.spooled.moments.rotation(width)
-        rotation.save(self._directory / ROTATION)
+    def _best(self, source: _Source, slots: SlotTable) -> _Attempt:
+        """The first attempt whose recall will do, or the last one; raises RecallTooLow."""
+        settings = self._settings
+        for width, size in self._sizes(source.model.dimension, slots):
+            attempt = self._attempt(source, slots, width, size)
+            measured = attempt.measured
+            if measured.at_least >= settings.recall_target:
+                return attempt
+            if self._chosen and measured.recall >= self._lowest:
+                return attempt  # whoever chose the effort chose the recall
+        if measured.recall < self._lowest and not settings.force:
+            raise RecallTooLow(
+                f"the index finds {measured.recall:.3f} of the true neighbours, {self._lowest:.3f} is the least "
+                "(LOOKALIKE_RECALL_TARGET less LOOKALIKE_RECALL_MARGIN): set more LOOKALIKE_TREES or a greater "
+                "LOOKALIKE_SEARCH_K, or take it with `lookalike-worker reindex --force`"
+            )
+        return attempt
+
+    @property
+    def _lowest(self) -> float:
+        return self._settings.recall_target - self._settings.recall_margin
+
+    @property
+    def _chosen(self) -> bool:
+        """Whether the operator says how much a search looks at."""
+        return self._settings.engine == "annoy" and self._settings.search_k > 0
+
+    def _sizes(self, dimension: int, slots: SlotTable) -> Iterator[tuple[int, int]]:
+        """Widths and sizes to try: wider vectors, up to all of them, then more trees, if those are not given."""
+        settings = self._settings
+        trees = max(1, len(slots.categories)) if settings.trees_per_category else settings.trees
+        size = trees if settings.engine == "annoy" else 0
+        width = min(settings.reduce_to or dimension, dimension)
+        yield width, size
+        while width < dimension:
+            width = min(2 * width, dimension)
+            yield width, size
+        if settings.engine == "annoy" and not size:
+            yield width, MORE_TREES
+
+    def _attempt(self, source: _Source, slots: SlotTable, width: int, size: int) -> _Attempt:
+        with self._timed("rotate"):
+            rotation = source.spooled.moments.rotation(width)
+            rotation.save(self._directory / ROTATION)
         vectors = map_vectors(self._directory / VECTORS, len(slots), source.model.dimension)
-        trees = self._trees(slots)
-        if len(slots):
-            self._plant(vectors, rotation, trees)
+        with self._timed("index"):
+            if len(slots):
+                size = self._engine.build(
+                    Source(vectors, rotation), self._directory, self._recipe(size)
+                )
         self._checkpoint("built")
-        described = self._described(source, slots, rotation, trees)
+        described = self._described(source, slots, rotation, size)
         base = self._opened(described, slots, rotation, vectors)
         settings = self._settings
         self._progress("tune", 0.0)
-        measured = tuning.tune(
-            base,
-            settings.recall_target,
-            search_k=settings.search_k,
-            rerank=settings.rerank,
-            seed=settings.seed,
-        )
+        with self._timed("tune"):
+            measured = tuning.tune(
+                base,
+                settings.recall_target,
+                effort=settings.search_k if self._chosen else 0,
+                rerank=settings.rerank,
+                seed=settings.seed,
+            )
         self._progress("tune", 1.0)
-        parameters = described.parameters.model_copy(
-            update={"search_k": measured.search_k, "rerank": measured.rerank}
+        return _Attempt(described, measured)
+
+    def _recipe(self, size: int) -> Recipe:
+        return Recipe(
+            size=size,
+            seed=self._settings.seed,
+            jobs=self._settings.jobs,
+            on_progress=lambda share: self._progress("index", share),
         )
-        return described.model_copy(update={"parameters": parameters}), measured
-
-    def _trees(self, slots: SlotTable) -> int:
-        by_category = max(1, len(slots.categories))
-        return by_category if self._settings.trees_per_category else self._settings.trees
-
-    def _plant(self, vectors: Halves, rotation: Rotation, trees: int) -> None:
-        builder = TreeBuilder(len(vectors), rotation.width, self._settings.seed)
-        builder.reserve(rotation.reduce(score.widen(vectors[-1:]))[0])
-        for start in range(0, len(vectors), BLOCK):
-            builder.add(start, rotation.reduce(score.widen(vectors[start : start + BLOCK])))
-            self._progress("index", 0.5 * start / len(vectors))
-        builder.build(trees, self._settings.jobs)
-        builder.save(self._directory / TREE)
-        self._progress("index", 1.0)
 
     def _described(
-        self, source: _Source, slots: SlotTable, rotation: Rotation, trees: int
+        self, source: _Source, slots: SlotTable, rotation: Rotation, size: int
     ) -> Manifest:
         settings = self._settings
         return Manifest(
             number=source.number,
-            engine_version=annoy_engine.version(),
+            engine=settings.engine,
+            engine_version=self._engine.version(),
             parameters=Parameters(
-                trees=trees,
-                search_k=max(settings.search_k, 1),
+                size=size,
+                effort=max(settings.search_k, 1),
                 rerank=settings.rerank,
                 reduced=rotation.width,
                 seed=settings.seed,
@@ -296,10 +373,14 @@ class Builder:
             categories=slots.categories,
             files={},
             recall=0.0,
+            recall_at_least=0.0,
+            recall_target=settings.recall_target,
             recall_queries=0,
+            latency_ms=0.0,
             kept_variance=rotation.kept,
             built_at=datetime.now(UTC),
             build_seconds=0.0,
+            timings={},
             peak_memory=0,
         )
 
@@ -311,10 +392,16 @@ class Builder:
         vectors: Halves,
     ) -> Generation:
         """The index as its users will have it, before there is a manifest that it could be opened with."""
-        tree = None
-        if described.images:
-            tree = Tree(self._directory / TREE, rotation.width, described.images)
-        return Generation(described, slots, rotation, tree, vectors, Hold(self._directory))
+        searcher = self._engine.open(self._directory, described) if described.images else None
+        return Generation(
+            described,
+            slots,
+            rotation,
+            searcher,
+            vectors,
+            Attributes(described.images, {}),
+            Hold(self._directory),
+        )
 
     # -- making it last ---------------------------------------------------------------------------
 
@@ -343,10 +430,6 @@ def _unwritable(error: OSError) -> BuildFailed:
     return BuildFailed(
         f"the index could not be written ({error}); check the disk of LOOKALIKE_DATA_DIR"
     )
-
-
-def _built(images: int) -> tuple[str, ...]:
-    return (TREE, ROTATION) if images else (ROTATION,)
 
 
 def _entries(directory: Path, names: tuple[str, ...]) -> dict[str, FileEntry]:

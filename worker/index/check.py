@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from worker.index import annoy_engine, tuning
+from worker.index import tuning
+from worker.index.engines import engine
 from worker.index.errors import CheckFailed, IndexError_
 from worker.index.generation import Expected, Generation
-from worker.index.search import walk
+from worker.index.search import scan, walk
 
 SELF_QUERIES = 64
 RECALL_QUERIES = 50
@@ -23,8 +24,8 @@ MARGIN = 0.08
 
 def check(directory: Path, manifest_sha256: str) -> None:
     """Open, search, compare; raises IndexError_ when anything is not as the manifest says."""
-    annoy_engine.self_test()
     base = Generation.open(directory, Expected(manifest_sha256=manifest_sha256))
+    engine(base.manifest.engine).self_test()
     _check_slots(base)
     if len(base):
         _check_self_queries(base)
@@ -41,10 +42,12 @@ def _check_slots(base: Generation) -> None:
 def _check_self_queries(base: Generation) -> None:
     """A stored vector finds something at no distance: itself, or its double."""
     slots = np.unique(np.linspace(0, len(base) - 1, SELF_QUERIES).astype(np.int64))
-    parameters = base.manifest.parameters
-    _, squared = walk(
-        base, base.vectors_at(slots), min(parameters.rerank, len(base)), parameters.search_k
-    )
+    if base.manifest.engine == "exact":
+        _, squared = scan(base, base.vectors_at(slots), 1)
+    else:
+        parameters = base.manifest.parameters
+        count = min(parameters.rerank, len(base))
+        _, squared = walk(base, base.vectors_at(slots), count, parameters.effort)
     missed = int((squared.min(axis=1) > 0.0).sum())
     if missed:
         raise CheckFailed(f"{missed} of {len(slots)} pictures do not find themselves")
@@ -55,7 +58,7 @@ def _check_recall(base: Generation) -> None:
     measured = tuning.tune(
         base,
         target=1.0,
-        search_k=parameters.search_k,
+        effort=parameters.effort,
         rerank=parameters.rerank,
         seed=99,
         queries=RECALL_QUERIES,

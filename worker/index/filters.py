@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from producer.messages import Condition, Range, Scalar, Where
+from worker.index.subset import Conditions
 
 CATEGORY = "category"
 
@@ -50,15 +51,11 @@ def _within(bounds: Range, value: JsonValue) -> bool:
     )
 
 
-def categories(where: Where) -> frozenset[str] | None:
-    """The categories that `where` allows, None for all: the part that the index itself can restrict to."""
-    condition = where.get(CATEGORY)
-    if condition is None:
-        return None
+def conditions(where: Where) -> Conditions:
+    """What the index itself can restrict to: everything, category and attributes apart."""
+    attributes = {key: condition for key, condition in where.items() if key != CATEGORY}
+    if CATEGORY not in where:
+        return Conditions(None, attributes)
+    condition = where[CATEGORY]
     wanted = condition if isinstance(condition, tuple) else (condition,)
-    return frozenset(name for name in wanted if isinstance(name, str))
-
-
-def beyond_category(where: Where) -> bool:
-    """Whether `where` holds conditions that only the product's attributes can decide."""
-    return any(key != CATEGORY for key in where)
+    return Conditions(frozenset(name for name in wanted if isinstance(name, str)), attributes)

@@ -21,8 +21,8 @@ from db.queries import catalogue, generations, models
 from db.queries.catalogue import Head
 from db.queries.models import ModelVersion
 from db.session import Database
-from worker.index import annoy_engine
-from worker.index.errors import GenerationRefused
+from worker.index.engines import engine
+from worker.index.errors import EngineBroken, GenerationRefused
 from worker.index.generation import Expected, Generation
 from worker.index.overlay import Overlay
 from worker.index.view import View
@@ -96,8 +96,8 @@ class Follower:
         return replace(state.view, at=at)
 
     def start(self) -> None:
-        """Test Annoy, make the first view, then follow in a thread; raises AnnoyBroken, DatabaseUnavailable."""
-        annoy_engine.self_test()
+        """Test Annoy, make the first view, then follow in a thread; raises EngineBroken, DatabaseUnavailable."""
+        engine("annoy").self_test()
         self.refresh()
         self._stopping.clear()
         self._thread = threading.Thread(target=self._follow, name="index-follower", daemon=True)
@@ -190,7 +190,7 @@ class Follower:
         try:
             expected = Expected(row.number, row.model_digest, row.manifest_sha256)
             return Generation.open(self._data_dir / row.directory, expected)
-        except GenerationRefused as error:
+        except (GenerationRefused, EngineBroken) as error:
             self._refused[published] = time.monotonic()
             log.error("generation %s is not used: %s", row.number, error)  # noqa: TRY400
             return None
@@ -263,6 +263,7 @@ def _brought_up(session: Session, state: _State) -> _State:
     if view.model_version_pk is not None:
         changes = list(catalogue.changes_since(session, view.revision, view.model_version_pk))
         refused = state.overlay.apply(changes)
+        state.overlay.reprice(list(catalogue.attributes_since(session, view.revision)))
         if refused:
             log.error("pictures %s have no usable vector and cannot be found", refused[:20])
     return replace(state, view=replace(view, revision=revision, overlay=state.overlay.snapshot()))

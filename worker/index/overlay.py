@@ -1,4 +1,4 @@
-"""The changes after a generation's revision: recent vectors, searched exactly, and tombstones.
+"""The changes after a generation's revision: recent vectors, searched exactly, tombstones, and other attributes.
 
 One writer appends; readers hold snapshots that stay true while it does. Nothing is copied for a snapshot: every
 row and every masked slot carries the number of the change batch (the epoch) that ended it, and a snapshot
@@ -13,8 +13,11 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
+from producer.messages import Condition
 from worker.index import score
+from worker.index.recent import Recent, RecentView
 from worker.index.score import Vectors
 from worker.index.slots import Keys, SlotTable
 
@@ -33,7 +36,39 @@ class Change(Protocol):
     @property
     def category(self) -> str | None: ...
     @property
+    def attributes(self) -> Mapping[str, JsonValue]: ...
+    @property
     def vector(self) -> bytes | None: ...
+
+
+class _Placed(Protocol):
+    """What a row says beside its vector."""
+
+    @property
+    def image_pk(self) -> int: ...
+    @property
+    def product_pk(self) -> int: ...
+    @property
+    def category(self) -> str | None: ...
+    @property
+    def attributes(self) -> Mapping[str, JsonValue]: ...
+
+
+@dataclass(frozen=True)
+class _Row:
+    image_pk: int
+    product_pk: int
+    category: str | None
+    attributes: Mapping[str, JsonValue]
+
+
+class Repriced(Protocol):
+    """One picture that did not change, of a product whose attributes did."""
+
+    @property
+    def image_pk(self) -> int: ...
+    @property
+    def attributes(self) -> Mapping[str, JsonValue]: ...
 
 
 @dataclass(frozen=True)
@@ -55,14 +90,30 @@ class OverlayView:
     masked: NDArray[np.int32]
     newest: Mapping[int, int]
     categories: Mapping[str | None, int]
+    attributes: RecentView
+    """Of the rows."""
+    patched: NDArray[np.int32]
+    """Slots of the base whose products have other attributes now, in the order of the changes."""
+    patches: RecentView
+    """The attributes of each of them."""
 
-    def rows(self, allowed: Collection[str] | None) -> NDArray[np.bool_]:
-        """Which of the first `count` rows are searched, all or those of the allowed categories."""
+    def rows(
+        self,
+        allowed: Collection[str] | None,
+        attributes: Mapping[str, Condition] | None = None,
+    ) -> NDArray[np.bool_]:
+        """Which of the first `count` rows are searched: all, or those of the allowed categories and attributes."""
         alive = self.ended[: self.count] > self.epoch
-        if allowed is None:
-            return alive
-        codes = [self.categories[name] for name in allowed if name in self.categories]
-        return alive & np.isin(self.codes[: self.count], codes)
+        if allowed is not None:
+            codes = [self.categories[name] for name in allowed if name in self.categories]
+            alive &= np.isin(self.codes[: self.count], codes)
+        return alive & self.attributes.meet(attributes) if attributes else alive
+
+    def correct(self, marked: NDArray[np.bool_], attributes: Mapping[str, Condition]) -> None:
+        """Mark the base's slots by what the products' attributes are now, where they changed."""
+        if self.patches.count:
+            # Of a slot that is there twice, numpy keeps the last value: the newest change.
+            marked[self.patched[: self.patches.count]] = self.patches.meet(attributes)
 
     def hides(self, slots: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Which slots of the base changed since: the base must not answer with them."""
@@ -87,6 +138,9 @@ class Overlay:
         self._newest: dict[int, int] = {}
         self._categories: dict[str | None, int] = {}
         self._masked = np.full(len(base) if base else 0, NEVER, dtype=np.int32)
+        self._attributes = Recent()
+        self._patches = Recent()
+        self._patched = np.empty(16, dtype=np.int32)
         self._allocate(64)
 
     def _allocate(self, capacity: int) -> None:
@@ -116,6 +170,43 @@ class Overlay:
         self._append(added, vectors)
         return refused
 
+    def reprice(self, changes: Sequence[Repriced]) -> None:
+        """Take in pictures whose products have other attributes now; a vector of the overlay is laid down anew."""
+        moved = [change for change in changes if self._newest.get(change.image_pk, GONE) != GONE]
+        self._patch([change for change in changes if change.image_pk not in self._newest])
+        if moved:
+            rows = [self._newest[change.image_pk] for change in moved]
+            names = {code: name for name, code in self._categories.items()}
+            again = [
+                _Row(
+                    change.image_pk,
+                    int(self._product_pks[row]),
+                    names[int(self._codes[row])],
+                    change.attributes,
+                )
+                for change, row in zip(moved, rows, strict=True)
+            ]
+            self._epoch += 1
+            for row in rows:
+                self._end(row)
+            self._append(again, self._vectors[rows])
+
+    def _patch(self, changes: Sequence[Repriced]) -> None:
+        if self._base is None or not changes:
+            return
+        pks = np.fromiter((change.image_pk for change in changes), np.int64, len(changes))
+        for change, slot in zip(changes, self._base.slots_of(pks).tolist(), strict=True):
+            if slot < 0:
+                continue
+            if self._patch_count == len(self._patched):
+                self._patched = np.concatenate([self._patched, np.empty_like(self._patched)])
+            self._patched[self._patch_count] = slot
+            self._patches.add(change.attributes)
+
+    @property
+    def _patch_count(self) -> int:
+        return len(self._patches)
+
     def _mask_base(self, changes: Sequence[Change]) -> None:
         if self._base is None:
             return
@@ -142,7 +233,7 @@ class Overlay:
             self._ended[row] = self._epoch
             self._ended_rows += 1
 
-    def _append(self, added: list[Change], vectors: Vectors) -> None:
+    def _append(self, added: Sequence[_Placed], vectors: Vectors) -> None:
         start, stop = self._count, self._count + len(added)
         if stop > len(self._ended):
             self._allocate(max(stop, 2 * len(self._ended)))
@@ -153,6 +244,7 @@ class Overlay:
             self._product_pks[row] = change.product_pk
             self._codes[row] = self._categories.setdefault(change.category, len(self._categories))
             self._newest[change.image_pk] = row
+            self._attributes.add(change.attributes)
         self._count = stop
 
     def snapshot(self) -> OverlayView:
@@ -171,6 +263,9 @@ class Overlay:
             masked=self._masked,
             newest=self._newest,
             categories=self._categories,
+            attributes=self._attributes.snapshot(),
+            patched=self._patched,
+            patches=self._patches.snapshot(),
         )
 
 

@@ -6,36 +6,34 @@ All work on candidates is on arrays, for many questions at once; no Python runs 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.index import score
-from worker.index.annoy_engine import Slots
+from worker.index.engines import Eligible, Slots, engine
 from worker.index.generation import Generation
 from worker.index.overlay import OverlayView
 from worker.index.score import Vectors
 from worker.index.slots import Keys
+from worker.index.subset import ANYTHING, Conditions, Subset, everything, subset
 from worker.index.view import View
 
 if TYPE_CHECKING:
-    # The process that checks a generation must start quickly: without the client's dependencies.
-    from producer.messages import SearchPath
+    from producer.messages import BasePath, SearchPath
 
 NO_PRODUCT = -1
-EXACT_ROWS = 20_000
-"""A subset of the base up to this size is searched exactly: it takes about as long as walking the trees."""
-WALK_LIMIT = 8_000
-"""Above so many candidates the trees cost more than reading everything."""
 GROUP_BYTES = 1 << 20
 """Candidate vectors that are scored at once: what stays in a core's cache."""
-VISITS_PER_CANDIDATE = 5
-"""Least nodes to visit for each candidate wanted: with fewer the last ones are arbitrary."""
-SCAN_ROWS = 4096
 SCAN_CELLS = 1 << 22
+FILTERED = 1.5
+"""How many times as much the index looks at under conditions: what meets them is spread unevenly."""
+FARTHER = 8
+"""How many times as much the index looks at for a query around which too few products meet the conditions."""
+READ_ONCE = 0.95
+"""Share of reading and scoring a stored vector that is done once for all questions of a message."""
 
-BasePath = Literal["annoy", "exact", "none"]
 Indices = NDArray[np.int64]
 
 
@@ -44,14 +42,14 @@ class Ask:
     """Questions to be answered together.
 
     `queries` [m, d] are the pictures asked about, `owners` [m] the question that each belongs to (0…k-1),
-    `exclude` [k] the product that a question leaves out (NO_PRODUCT: none), `fetch` how many products each wants.
+    `exclude` [k] the products that each question leaves out, `fetch` how many products each wants.
     """
 
     queries: Vectors
     owners: Indices
-    exclude: Keys
+    exclude: tuple[frozenset[int], ...]
     fetch: int
-    categories: frozenset[str] | None = None
+    conditions: Conditions = ANYTHING
 
     def only(self, owners: list[int]) -> Ask:
         """The same for some of the questions, numbered anew."""
@@ -60,7 +58,7 @@ class Ask:
             self,
             queries=self.queries[chosen],
             owners=np.searchsorted(owners, self.owners[chosen]),
-            exclude=self.exclude[owners],
+            exclude=tuple(self.exclude[owner] for owner in owners),
         )
 
 
@@ -87,91 +85,148 @@ class _Hits:
 
 def nearest(view: View, ask: Ask) -> list[Candidates]:
     """The `fetch` nearest products of each question; fewer only when there are no more."""
-    return _nearest(view, ask, width=2 * ask.fetch + 16)
+    within = None
+    if view.generation is not None:
+        within = subset(view.generation, view.overlay, ask.conditions)
+    return _nearest(view, ask, within, width=2 * ask.fetch + 16)
 
 
-def _nearest(view: View, ask: Ask, width: int) -> list[Candidates]:
+def _nearest(view: View, ask: Ask, within: Subset | None, width: int) -> list[Candidates]:
     """Group the `width` nearest pictures of each query; widen for those whose products are too few."""
-    plan = _plan(view, ask, width)
-    hits = [_overlay_hits(view, ask, width)]
-    if view.generation is not None and plan != "none":
-        search = _walk if plan == "annoy" else _scan
-        hits.append(search(view, view.generation, ask, width))
-    complete = plan != "annoy" and width >= _rows(view, ask) + view.overlay.alive
-    found = _grouped(ask, _joined(hits), _named(view, plan, hits[0]), complete)
-    short = [i for i, each in enumerate(found) if len(each.image_pks) < ask.fetch]
-    if short and not complete:
-        for i, wider in zip(short, _nearest(view, ask.only(short), 4 * width), strict=True):
+    recent = _overlay_hits(view, ask, width)
+    base, ways = _base_search(view, ask, within, width)
+    reachable = (within.count if within else 0) + view.overlay.alive
+    complete = [way not in INDEXED and width >= reachable for way in ways]
+    found = _grouped(ask, _joined([recent, base]), _named(view, ways, recent), complete)
+    short = [
+        i for i, each in enumerate(found) if len(each.image_pks) < ask.fetch and width < reachable
+    ]
+    if short:
+        for i, wider in zip(short, _nearest(view, ask.only(short), within, 4 * width), strict=True):
             found[i] = wider
     return found
 
 
 # -- which way ------------------------------------------------------------------------------------
 
+INDEXED: frozenset[BasePath] = frozenset(("annoy", "faiss"))
 
-def _rows(view: View, ask: Ask) -> int:
-    """Slots of the base that are of the categories asked for."""
+
+@dataclass(frozen=True)
+class Plan:
+    """How to search the base: by its index, with this effort for so many candidates, or by reading it."""
+
+    by_index: bool
+    count: int
+    effort: int
+
+
+def plan(base: Generation, within: Subset, width: int, queries: int) -> Plan:
+    """By the index, unless reading what the conditions leave takes less time.
+
+    Of what the index sees only the share that meets the conditions is of use, so it has to look at so much more.
+    """
+    parameters = base.manifest.parameters
+    count = max(parameters.rerank, 2 * width)
+    share = within.count / len(base)
+    effort = int(parameters.effort * max(1.0, count / parameters.rerank) / share)
+    if within.count < len(base):
+        effort = int(FILTERED * effort)
+    return Plan(_pays(base, within, effort, queries), count, effort)
+
+
+def _pays(base: Generation, within: Subset, effort: int, queries: int) -> bool:
+    """Whether the index takes less time than reading."""
+    alike = engine(base.manifest.engine).read_alike(effort, base.manifest.dimension) * queries
+    return alike < within.count * (READ_ONCE + (1 - READ_ONCE) * queries)
+
+
+def _base_search(
+    view: View, ask: Ask, within: Subset | None, width: int
+) -> tuple[_Hits, list[BasePath]]:
+    """What the base says, and the way it was searched for each question.
+
+    A query around which too few products meet the conditions is searched farther, while that pays, and then read.
+    """
+    base = view.generation
+    ways: list[BasePath] = ["none"] * len(ask.exclude)
+    if base is None or within is None or not within.count:
+        return _no_hits(), ways
+    left = np.arange(len(ask.queries))
+    eligible = _eligible(view.overlay, within if ask.conditions else None)
+    chosen = plan(base, within, width, len(left))
+    hits = []
+    while chosen.by_index and len(left):
+        slots, squared, certain = _walk(base, ask.queries[left], chosen, eligible)
+        enough = certain >= min(ask.fetch, within.count)
+        squared[~enough] = np.inf
+        hits.append(_base_hits(base, slots, *_smallest(squared, width), left))
+        left = left[~enough]
+        farther = FARTHER * chosen.effort
+        chosen = replace(
+            chosen, effort=farther, by_index=_pays(base, within, 2 * farther, len(left))
+        )
+    if len(left):
+        hits.append(_read(view, ask, within, width, left))
+    read = set(ask.owners[left].tolist())
+    reading, indexed = _reading(ask, within), base.manifest.engine
+    return _joined(hits), [reading if i in read else indexed for i in range(len(ways))]
+
+
+def _read(view: View, ask: Ask, within: Subset, width: int, queries: Indices) -> _Hits:
+    """What reading all that the conditions leave says to some of the queries."""
+    base = view.generation
+    assert base is not None
+    slots, squared = scan(base, ask.queries[queries], width, within, view.overlay)
+    return _base_hits(base, slots, *_smallest(squared, width), queries)
+
+
+def _reading(ask: Ask, within: Subset) -> BasePath:
+    if within.mask is not None:
+        return "subset"
+    return "exact" if ask.conditions.categories is None else "category"
+
+
+def _named(view: View, ways: list[BasePath], overlay: _Hits) -> list[SearchPath]:
+    recent = len(overlay.query) > 0
     if view.generation is None:
-        return 0
-    return sum(stop - start for start, stop in view.generation.slots.slices(ask.categories))
+        return ["exact" if view.overlay.alive else "none"] * len(ways)
+    return [_with_overlay(way) if recent else way for way in ways]
 
 
-def _plan(view: View, ask: Ask, width: int) -> BasePath:
-    base, rows = view.generation, _rows(view, ask)
-    if base is None or not rows:
-        return "none"
-    if ask.categories is not None and rows <= EXACT_ROWS:
-        return "exact"
-    walked = _walked(base, rows, width)
-    return "exact" if 2 * walked >= len(base) or walked > WALK_LIMIT else "annoy"
-
-
-def _walked(base: Generation, rows: int, width: int) -> int:
-    """Candidates to take from the trees so that about `rerank` of them are among the `rows` allowed ones."""
-    return max(base.manifest.parameters.rerank, 2 * width) * len(base) // rows
-
-
-def _named(view: View, plan: BasePath, overlay: _Hits) -> SearchPath:
-    if view.generation is None:
-        return "exact" if view.overlay.alive else "none"
-    if plan == "none":
-        return "overlay" if len(overlay.query) else "none"
-    if plan == "annoy":
-        return "annoy+overlay" if len(overlay.query) else "annoy"
-    return "exact+overlay" if len(overlay.query) else "exact"
+def _with_overlay(way: BasePath) -> SearchPath:
+    return "overlay" if way == "none" else f"{way}+overlay"  # type: ignore[return-value]
 
 
 # -- the base -------------------------------------------------------------------------------------
 
 
-def _walk(view: View, base: Generation, ask: Ask, width: int) -> _Hits:
-    """Candidates from the trees, scored exactly."""
-    count = _walked(base, _rows(view, ask), width)
-    slots, squared = walk(base, ask.queries, count, base.manifest.parameters.search_k)
-    squared[~_eligible(view, base, ask, slots)] = np.inf
-    return _base_hits(base, slots, *_smallest(squared, width))
+def _walk(
+    base: Generation, queries: Vectors, chosen: Plan, eligible: Eligible | None
+) -> tuple[Slots, Vectors, Indices]:
+    found = base.near(queries, chosen.count, chosen.effort, eligible)
+    squared = rescore(base, queries, found.slots)
+    squared[found.slots < 0] = np.inf
+    return found.slots, squared, found.certain
 
 
-def walk(base: Generation, queries: Vectors, count: int, search_k: int) -> tuple[Slots, Vectors]:
-    """Slots [m, count] from the trees, -1 where there are fewer, with their exact squared distances."""
-    slots = base.near(queries, count, max(search_k, VISITS_PER_CANDIDATE * count))
+def walk(
+    base: Generation, queries: Vectors, count: int, effort: int, without: Slots | None = None
+) -> tuple[Slots, Vectors]:
+    """Slots [m, count] that the engine finds, -1 where there are fewer, with their exact squared distances."""
+    slots = base.near(queries, count, effort, None, without).slots
     squared = rescore(base, queries, slots)
     squared[slots < 0] = np.inf
     return slots, squared
 
 
-def _eligible(
-    view: View, base: Generation, ask: Ask, slots: NDArray[np.integer]
-) -> NDArray[np.bool_]:
-    good = slots >= 0
-    if view.overlay.changes:
-        good &= ~view.overlay.hides(slots)
-    if ask.categories is not None:
-        inside = np.zeros_like(good)
-        for start, stop in base.slots.slices(ask.categories):
-            inside |= (slots >= start) & (slots < stop)
-        good &= inside
-    return good
+def _eligible(overlay: OverlayView, within: Subset | None) -> Eligible | None:
+    """Which slots may be answered with; None for all."""
+    if within is None:
+        return (lambda slots: ~overlay.hides(slots)) if overlay.changes else None
+    if not overlay.changes:
+        return within.holds
+    return lambda slots: within.holds(slots) & ~overlay.hides(slots)
 
 
 def rescore(base: Generation, queries: Vectors, slots: NDArray[np.integer]) -> Vectors:
@@ -187,67 +242,103 @@ def rescore(base: Generation, queries: Vectors, slots: NDArray[np.integer]) -> V
     return squared
 
 
-def _scan(view: View, base: Generation, ask: Ask, width: int) -> _Hits:
-    """All pictures of the categories asked for, a block at a time."""
-    slots, squared = scan(base, ask.queries, width, base.slots.slices(ask.categories), view.overlay)
-    return _base_hits(base, slots, *_smallest(squared, width))
-
-
 def scan(
     base: Generation,
     queries: Vectors,
     width: int,
-    slices: list[tuple[int, int]],
+    within: Subset | None = None,
     overlay: OverlayView | None = None,
 ) -> tuple[Indices, Vectors]:
-    """The `width` nearest slots (or somewhat more) of the slices that the overlay does not hide, by reading all.
+    """The `width` nearest slots of a subset that the overlay does not hide, by reading all.
 
-    Slots [m, c], -1 where there are fewer, and their squared distances, in no order.
+    Slots [m, width], -1 where there are fewer, and their squared distances.
     """
     best = _Best(len(queries), width)
-    for start, stop in slices:
-        for low in range(start, stop, SCAN_ROWS):
-            slots = np.arange(low, min(low + SCAN_ROWS, stop))
-            rows = score.widen(base.vectors[low : low + len(slots)])
-            norms = score.norms_of(rows)
-            if overlay is not None:
-                norms[overlay.hides(slots)] = np.inf
-            best.offer(slots, score.rough(queries, rows, norms))
-    squared = rescore(base, queries, best.keys)
-    squared[best.keys < 0] = np.inf
-    return best.keys, squared
+    for slots in (within or everything(base)).runs():
+        side_by_side = slots[-1] - slots[0] + 1 == len(slots)
+        rows = score.widen(
+            base.vectors[slots[0] : slots[-1] + 1]
+            if side_by_side
+            else np.take(base.vectors, slots, axis=0)
+        )
+        norms = score.norms_of(rows)
+        if overlay is not None and overlay.changes:
+            norms[overlay.hides(slots)] = np.inf
+        best.offer(slots, score.rough(queries, rows, norms))
+    keys = best.keys()
+    squared = rescore(base, queries, keys)
+    squared[keys < 0] = np.inf
+    return keys, squared
 
 
 class _Best:
-    """The `width` best keys of each query among all that were offered, -1 where there are fewer."""
+    """The `width` best keys of each query among all that were offered."""
 
     def __init__(self, queries: int, width: int) -> None:
+        self._queries = queries
         self._width = width
-        self.keys: Indices = np.empty((queries, 0), dtype=np.int64)
-        self._scores: Vectors = np.empty((queries, 0), dtype=np.float32)
+        self._limits: Vectors | None = None
+        """What a score must be below to matter, for each query."""
+        self._parts: list[tuple[Indices, Indices, Vectors]] = []
+        self._held = 0
 
     def offer(self, keys: Indices, scores: Vectors) -> None:
         """Consider keys [n], of scores [m, n]; an infinite score is no offer."""
-        places, chosen = _smallest(scores, self._width)
-        offered = np.where(np.isfinite(chosen), keys[places], -1)
-        self.keys = np.concatenate([self.keys, offered], axis=1)
-        self._scores = np.concatenate([self._scores, chosen], axis=1)
-        if self.keys.shape[1] > 4 * self._width:
+        if self._limits is None:
+            last = min(self._width, scores.shape[1]) - 1
+            # Partitioning values is much quicker than partitioning places, and only needed once.
+            self._limits = np.nextafter(np.partition(scores, last, axis=1)[:, last], np.inf)
+            if scores.shape[1] < self._width:
+                self._limits[:] = np.inf
+        query, column = np.nonzero(scores < self._limits[:, None])
+        self._parts.append((query, keys[column], scores[query, column]))
+        self._held += len(query)
+        if self._held > 4 * self._width * self._queries:
             self._trim()
 
-    def _trim(self) -> None:
-        places, self._scores = _smallest(self._scores, self._width)
-        self.keys = np.take_along_axis(self.keys, places, axis=1)
+    def keys(self) -> Indices:
+        """Keys [m, width] in order of score, -1 where there are fewer."""
+        found = np.full((self._queries, self._width), -1, dtype=np.int64)
+        if self._parts:
+            query, keys, rank = self._trim()
+            found[query, rank] = keys
+        return found
+
+    def _trim(self) -> tuple[Indices, Indices, Indices]:
+        query, keys, scores = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        order = np.lexsort((scores, query))
+        query, keys, scores = query[order], keys[order], scores[order]
+        rank = np.arange(len(query)) - np.searchsorted(query, query)
+        best = rank < self._width
+        query, keys, scores, rank = query[best], keys[best], scores[best], rank[best]
+        self._parts, self._held = [(query, keys, scores)], len(query)
+        full = rank == self._width - 1
+        assert self._limits is not None
+        self._limits[query[full]] = scores[full]
+        return query, keys, rank
 
 
 def _base_hits(
-    base: Generation, slots: NDArray[np.integer], places: Indices, squared: Vectors
+    base: Generation,
+    slots: NDArray[np.integer],
+    places: Indices,
+    squared: Vectors,
+    queries: Indices,
 ) -> _Hits:
-    query, column = np.nonzero(np.isfinite(squared))
-    chosen = slots[query, places[query, column]]
+    """Hits of the finite distances; `queries` are the numbers of the rows."""
+    row, column = np.nonzero(np.isfinite(squared))
+    chosen = slots[row, places[row, column]]
     return _Hits(
-        query, base.slots.image_pks[chosen], base.slots.product_pks[chosen], squared[query, column]
+        queries[row],
+        base.slots.image_pks[chosen],
+        base.slots.product_pks[chosen],
+        squared[row, column],
     )
+
+
+def _no_hits() -> _Hits:
+    nothing = np.empty(0, dtype=np.int64)
+    return _Hits(nothing, nothing, nothing, np.empty(0, dtype=np.float32))
 
 
 # -- the overlay ----------------------------------------------------------------------------------
@@ -256,10 +347,9 @@ def _base_hits(
 def _overlay_hits(view: View, ask: Ask, width: int) -> _Hits:
     """All recent pictures, exactly."""
     overlay = view.overlay
-    rows = overlay.rows(ask.categories)
+    rows = overlay.rows(ask.conditions.categories, ask.conditions.attributes)
     if not rows.any():
-        nothing = np.empty(0, dtype=np.int64)
-        return _Hits(nothing, nothing, nothing, np.empty(0, dtype=np.float32))
+        return _no_hits()
     norms = np.where(rows, overlay.norms[: overlay.count], np.float32(np.inf))
     places, squared = _overlay_best(view, ask.queries, norms, width)
     query, column = np.nonzero(np.isfinite(squared))
@@ -316,20 +406,33 @@ def _joined(hits: list[_Hits]) -> _Hits:
     )
 
 
-def _grouped(ask: Ask, hits: _Hits, path: SearchPath, complete: bool) -> list[Candidates]:
-    """Each question's products by their nearest picture, nearest first, itself left out."""
+def _grouped(
+    ask: Ask, hits: _Hits, paths: list[SearchPath], complete: list[bool]
+) -> list[Candidates]:
+    """Each question's products by their nearest picture, nearest first, those that it leaves out aside."""
     owner = ask.owners[hits.query]
-    own = hits.product_pks == ask.exclude[owner]
     order = np.lexsort((hits.image_pks, hits.squared, owner))
-    order = order[~own[order]]
+    order = order[~_left_out(ask, owner[order], hits.product_pks[order])]
     order = order[_first_of_each(owner[order], hits.product_pks[order])]
     owner = owner[order]
-    bounds = np.searchsorted(owner, np.arange(len(ask.exclude) + 1))
+    bounds = np.searchsorted(owner, np.arange(len(ask.exclude) + 1)).tolist()
     images, distances = hits.image_pks[order], np.sqrt(hits.squared[order])
     return [
-        _cut(images[start:stop], distances[start:stop], ask.fetch, path, complete)
-        for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+        _cut(images[start:stop], distances[start:stop], ask.fetch, path, whole)
+        for start, stop, path, whole in zip(bounds, bounds[1:], paths, complete, strict=False)
     ]
+
+
+def _left_out(ask: Ask, owners: Indices, products: Keys) -> NDArray[np.bool_]:
+    """Which (owner, product) the questions leave out."""
+    most = max(map(len, ask.exclude), default=0)
+    out = np.zeros(len(owners), dtype=np.bool_)
+    excluded = np.full((len(ask.exclude), max(most, 1)), NO_PRODUCT, dtype=np.int64)
+    for row, each in zip(excluded, ask.exclude, strict=True):
+        row[: len(each)] = list(each)
+    for column in excluded.T:
+        out |= products == column[owners]
+    return out
 
 
 def _cut(

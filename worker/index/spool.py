@@ -17,14 +17,19 @@ from numpy.typing import NDArray
 
 from db.queries.catalogue import VectorBlock
 from worker.index import score
+from worker.index.attributes import Attributes, Gatherer
+from worker.index.blocks import AXES, blocks
 from worker.index.errors import BadVectors
 from worker.index.manifest import CategorySlice
 from worker.index.rotation import Moments
+from worker.index.score import Halves
 from worker.index.slots import Keys, SlotTable
 
 SAMPLE = 50_000
 """Vectors that the principal components are computed from."""
 ROWS = 8192
+SIDE_BY_SIDE = 64
+"""Neighbours in space that get slots beside each other."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Spooled:
     codes: NDArray[np.int32]
     """Category of each picture, as a place in `categories`."""
     categories: tuple[str | None, ...]
+    attributes: Gatherer
     moments: Moments
 
     def __len__(self) -> int:
@@ -53,6 +59,7 @@ class Spool:
         self._stride = max(1, expected // SAMPLE)
         self._categories: dict[str | None, int] = {}
         self._blocks: list[tuple[Keys, Keys, NDArray[np.int32]]] = []
+        self._attributes = Gatherer()
         self._moments = Moments(dimension)
         self._rows = 0
 
@@ -94,6 +101,7 @@ class Spool:
                 np.array(codes, dtype=np.int32),
             )
         )
+        self._attributes.add(block.attributes)
         self._rows += len(codes)
 
     def _spooled(self) -> Spooled:
@@ -106,31 +114,66 @@ class Spool:
         new_codes[[self._categories[name] for name in names]] = np.arange(len(names))
         codes = new_codes[codes] if len(codes) else codes
         return Spooled(
-            self._path, self._dimension, images, products, codes, tuple(names), self._moments
+            self._path,
+            self._dimension,
+            images,
+            products,
+            codes,
+            tuple(names),
+            self._attributes,
+            self._moments,
         )
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """What the slots hold, beside the vectors that have been laid down."""
+
+    slots: SlotTable
+    attributes: Attributes
 
 
 def sort(
     spooled: Spooled, target: Path, on_rows: Callable[[int], None] = lambda rows: None
-) -> SlotTable:
-    """Write the vectors in order of (category, image) and return the table of their slots."""
-    order = np.argsort(spooled.codes, kind="stable")
+) -> Sorted:
+    """Write the vectors by category, in it neighbours in space near each other; what the slots hold."""
+    order = _order(spooled)
     places = np.empty(len(order), dtype=np.int64)
     places[order] = np.arange(len(order))
-    with spooled.path.open("rb") as source, target.open("wb") as sink:
-        for start in range(0, len(order), ROWS):
-            _lay_down(
-                np.fromfile(source, dtype="<f2", count=ROWS * spooled.dimension),
-                places[start : start + ROWS],
-                sink.fileno(),
-            )
+    with target.open("wb") as sink:
+        for start, halves in _rows(spooled):
+            _lay_down(halves, places[start : start + ROWS], sink.fileno())
             on_rows(start + ROWS)
-    return SlotTable.of(spooled.image_pks[order], spooled.product_pks[order], _slices(spooled))
+    slots = SlotTable.of(spooled.image_pks[order], spooled.product_pks[order], _slices(spooled))
+    return Sorted(slots, spooled.attributes.by_slot(places))
 
 
-def _lay_down(halves: NDArray[np.float16], places: Keys, sink: int) -> None:
+def _rows(spooled: Spooled) -> Iterator[tuple[int, Halves]]:
+    """The vectors as they came, a block at a time."""
+    with spooled.path.open("rb") as source:
+        for start in range(0, len(spooled), ROWS):
+            halves = np.fromfile(source, dtype="<f2", count=ROWS * spooled.dimension)
+            yield start, halves.reshape(-1, spooled.dimension)
+
+
+def _order(spooled: Spooled) -> NDArray[np.int64]:
+    """Places of what came, in the order of the slots."""
+    rotation = spooled.moments.rotation(min(AXES, spooled.dimension))
+    points = np.empty((len(spooled), rotation.width), dtype=np.float32)
+    for start, halves in _rows(spooled):
+        points[start : start + ROWS] = rotation.reduce(score.widen(halves))
+    order = np.argsort(spooled.codes, kind="stable")
+    starts = np.searchsorted(spooled.codes[order], np.arange(len(spooled.categories) + 1))
+    chance = np.random.default_rng(0)
+    for start, stop in itertools.pairwise(starts.tolist()):
+        own = order[start:stop]
+        parts = list(blocks(points[own], SIDE_BY_SIDE, chance))
+        order[start:stop] = own[np.concatenate(parts)]
+    return order
+
+
+def _lay_down(rows: Halves, places: Keys, sink: int) -> None:
     """Write rows to their places, each run of places in one call."""
-    rows = halves.reshape(len(places), -1)
     order = np.argsort(places)
     places, rows = places[order], rows[order]
     starts = np.concatenate([[0], np.flatnonzero(np.diff(places) != 1) + 1, [len(places)]]).tolist()
