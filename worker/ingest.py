@@ -75,6 +75,10 @@ class New:
     errors: dict[bytes, ImageError] = field(default_factory=dict)
 
 
+class _EmbeddingGone(Exception):
+    """A vector that was there when the chunk was begun is not there any more."""
+
+
 @dataclass(frozen=True)
 class Ingester:
     """Turns messages about products into rows. Safe to call from several threads, as its parts are."""
@@ -93,12 +97,26 @@ class Ingester:
         Raises DatabaseUnavailable when nothing could be committed; the job then stays in the ledger.
         """
         fetched, refused = self._fetch(chunk.items)
-        new = self._embed_unknown(fetched)
+        while True:
+            try:
+                return self._apply(chunk, fetched, refused, self._embed_unknown(fetched))
+            except _EmbeddingGone:
+                log.info(
+                    "job %s: a vector was deleted as unused meanwhile; making it again", chunk.id
+                )
+
+    def _apply(
+        self,
+        chunk: IngestChunk,
+        fetched: Sequence[Fetched],
+        unfetched: Sequence[Refused],
+        new: New,
+    ) -> Outcome:
         usable = [each for each in fetched if each.sha256 not in new.errors]
-        refused += [
-            Refused(each.item, new.errors[each.sha256])
-            for each in fetched
-            if each.sha256 in new.errors
+        unusable = [each for each in fetched if each.sha256 in new.errors]
+        refused = [
+            *unfetched,
+            *(Refused(each.item, new.errors[each.sha256]) for each in unusable),
         ]
         again = [each for each in refused if each.error.transient and chunk.attempt < MAX_ATTEMPTS]
         dead = [each for each in refused if each not in again]
@@ -169,7 +187,12 @@ class Ingester:
             catalogue.add_embeddings(session, self.model_version_pk, embeddings)
             catalogue.add_thumbnails(session, list(new.thumbnails.items()))
             dead_letters.add(session, [_dead_letter(chunk, each) for each in dead])
-            catalogue.apply(session, [_change(each) for each in usable], [])
+            changes = [_change(each) for each in usable]
+            catalogue.apply(session, changes, [], embedded=new.vectors.keys())
+            # Under the catalogue's lock: `verify --repair` deletes vectors that nobody used a moment ago.
+            known = {each.sha256 for each in usable} - new.vectors.keys()
+            if known - catalogue.known_embeddings(session, known, self.model_version_pk):
+                raise _EmbeddingGone
 
 
 def remove(database: Database, ledger: Ledger, chunk: RemoveChunk) -> Outcome:

@@ -17,6 +17,7 @@ from typing import Self
 
 from db.errors import DatabaseError_
 from db.queries import leases
+from db.queries.leases import Holder
 from db.session import Database
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,15 @@ TTL = 60.0
 
 class LeaseHeld(Exception):
     """Another process holds the lease."""
+
+    def __init__(self, name: str, holder: Holder | None) -> None:
+        """`holder` is None where the lease was given back in the meantime."""
+        self.holder = holder
+        who = f"{holder.name} (host:process)" if holder else "another process"
+        until = (
+            f" until {holder.expires_at:%H:%M:%S} UTC, or longer if it renews it" if holder else ""
+        )
+        super().__init__(f"{who} holds the lease {name!r}{until}")
 
 
 class LeaseLost(Exception):
@@ -69,8 +79,9 @@ class Lease:
     def __enter__(self) -> Self:
         with self._database.writing() as session:
             token = leases.acquire(session, self._name, self._holder, self._ttl)
+            held = leases.holder(session, self._name) if token is None else None
         if token is None:
-            raise LeaseHeld(f"another process holds the lease {self._name!r}")
+            raise LeaseHeld(self._name, held)
         self._token = token
         self._renewer.start()
         return self

@@ -40,6 +40,7 @@ from producer.messages import (
     Reply,
     StatusRequest,
     SweepLedger,
+    TasteLookup,
     ThumbnailRequest,
     WatchIndex,
 )
@@ -49,6 +50,7 @@ from worker.errors import StartError
 from worker.failures import RebuildFailures
 from worker.index.errors import BuildFailed, BuildStopped
 from worker.index.follower import Follower
+from worker.index.pin import PinReminder
 from worker.index.rebuild import BuildSettings, RebuildLimits, due, read_state, rebuild
 from worker.ingest import Ingester, remove
 from worker.jobs import Jobs
@@ -140,12 +142,11 @@ def _query(process: Process) -> Handlers:
     answerer = _answerer(process)
     desk = process.desk
 
-    def answer(question: PictureLookup) -> Reply:
-        vector = embedder.embed_picture(question.image)
+    def answer(question: PictureLookup) -> Reply | BatchReply:
+        liked = [embedder.embed_picture(image) for image in question.images]
+        disliked = [embedder.embed_picture(image) for image in question.disliked_images]
         try:
-            return answerer.by_vector(
-                vector, embedder.config.digest, question.limit, question.where
-            )
+            return answerer.by_pictures(question, liked, disliked, embedder.config.digest)
         except WrongModel as error:
             raise Unanswerable(Reason.UNAVAILABLE, str(error)) from error
 
@@ -156,22 +157,25 @@ def _search(process: Process) -> Handlers:
     answerer = _answerer(process)
     desk = process.desk
 
-    def answer(question: ProductLookup) -> BatchReply:
-        return answerer.by_products(question)
-
-    return {ProductLookup: lambda question: desk.answer(question, lambda: answer(question))}
+    return {
+        ProductLookup: lambda question: desk.answer(
+            question, lambda: answerer.by_products(question)
+        ),
+        TasteLookup: lambda question: desk.answer(question, lambda: answerer.by_taste(question)),
+    }
 
 
 def _index(process: Process) -> Handlers:
     database, redis, app = process.database, process.redis, process.app
     desk, ledger, jobs = process.desk, process.ledger, process.jobs
+    reminder = PinReminder()
     return {
         RemoveChunk: lambda chunk: jobs.do(chunk, lambda job: remove(database, ledger, job)),
         StatusRequest: lambda question: desk.answer(question, lambda: status(database, redis)),
         ThumbnailRequest: lambda question: desk.answer(
             question, lambda: thumbnails(database, question.images)
         ),
-        WatchIndex: lambda _: _watch_index(process),
+        WatchIndex: lambda _: _watch_index(process, reminder),
         Reindex: lambda message: _reindex(process, message),
         SweepLedger: lambda _: sweep(ledger, lambda job: send(app, job)),
     }
@@ -185,15 +189,19 @@ DUTIES: Mapping[Role, Duty] = {
 }
 
 
-def build_settings(settings: WorkerSettings) -> BuildSettings:
+def build_settings(settings: WorkerSettings, *, force: bool = False) -> BuildSettings:
     """How this service builds its generations."""
     trees = settings.trees
     return BuildSettings(
-        trees=30 if trees == "categories" else trees,
+        engine=settings.engine,
+        trees=trees if isinstance(trees, int) else 0,
         trees_per_category=trees == "categories",
         search_k=settings.search_k,
         reduce_to=settings.reduce_to,
         rerank=settings.rerank,
+        recall_target=settings.recall_target,
+        recall_margin=settings.recall_margin,
+        force=force,
         keep=settings.keep_generations,
     )
 
@@ -231,12 +239,13 @@ def _answerer(process: Process) -> Answerer:
     return Answerer(process.database, follower)
 
 
-def _watch_index(process: Process) -> None:
+def _watch_index(process: Process, reminder: PinReminder) -> None:
     limits = RebuildLimits(
         max_age=timedelta(seconds=process.settings.rebuild_every),
         max_pending=process.settings.rebuild_after_changes,
     )
-    state = read_state(process.database)
+    state = read_state(process.database, process.settings.data_dir)
+    reminder.look(state, limits)
     failure = RebuildFailures(process.redis).last()
     if failure is not None:
         state = replace(state, failures=failure.count, failed_at=failure.failed_at)

@@ -22,6 +22,7 @@ def status(database: Database, redis: Redis) -> StatusReply:
         counts = catalogue.count(session)
         head = catalogue.head(session)
         generation = generations.current(session)
+        pinned = generations.pointer(session).pinned
         model = models.active(session)
         since = generation.revision if generation else 0
         return StatusReply(
@@ -37,6 +38,7 @@ def status(database: Database, redis: Redis) -> StatusReply:
                 images=generation.images,
                 built_at=generation.created_at,
                 recall=generation.recall,
+                pinned=pinned,
             )
             if generation
             else None,

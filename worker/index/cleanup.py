@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from db.queries import catalogue, generations
 from db.session import Database
-from worker.index import identity
+from worker.index import durable, identity
 from worker.index.builder import BUILDING
 from worker.index.hold import LOCK
 
@@ -31,29 +32,34 @@ def clean(database: Database, data_dir: Path, keep: int, token: int) -> list[str
     a later call.
     """
     own = identity.of(database)
-    leftovers = (
-        [*_unfinished(data_dir, own, token), *_unknown(database, data_dir, own)] if own else []
-    )
+    with database.reading() as session:
+        named = {row.directory for row in generations.kept(session)}
+    leftovers = strays(data_dir, own, named, token) if own else []
     removed = [directory.name for directory in leftovers if _delete(directory)]
     return [*removed, *_surplus(database, data_dir, keep)]
 
 
-def _unfinished(data_dir: Path, own: str, token: int) -> list[Path]:
-    """Directories of builds that crashed; builders before us have lost their lease."""
-    return [
+def strays(data_dir: Path, own: str, named: Collection[str], token: int | None) -> list[Path]:
+    """Directories of the catalogue `own` that SQL does not name: of builds that crashed, or half deleted.
+
+    What the holder of the lease with `token` is building is none; builders before it have lost their lease.
+    """
+    found = [*data_dir.glob(f"{BUILDING}{own}-*"), *data_dir.glob(f"generation-*-{own}-*")]
+    return sorted(
         path
-        for path in sorted(data_dir.glob(f"{BUILDING}{own}-*"))
-        if path.name != f"{BUILDING}{own}-{token}"
-    ]
+        for path in found
+        if path.name not in named and path.name.rpartition("-")[2] != str(token)
+    )
 
 
-def _unknown(database: Database, data_dir: Path, own: str) -> list[Path]:
-    """Directories that SQL does not name: never published, or noted as deleted before they were."""
+def discard(database: Database, data_dir: Path, number: int) -> bool:
+    """Delete a generation that is kept, whatever is left of it; False if it is current, or a process has it open.
+
+    Only whoever holds the lease may call it.
+    """
     with database.reading() as session:
-        named = {row.directory for row in generations.kept(session)}
-    return [
-        path for path in sorted(data_dir.glob(f"generation-*-{own}-*")) if path.name not in named
-    ]
+        row = generations.get(session, number)
+    return row is not None and _remove(database, data_dir / row.directory, number)
 
 
 def _surplus(database: Database, data_dir: Path, keep: int) -> Iterator[str]:
@@ -61,17 +67,20 @@ def _surplus(database: Database, data_dir: Path, keep: int) -> Iterator[str]:
         rows = generations.kept(session)
         current = catalogue.head(session).generation
     for row in rows[max(keep, LEAST_KEPT) :]:
-        if row.number == current:
-            continue
-        directory = data_dir / row.directory
-        with _alone(directory) as free:
-            if not free:
-                continue
-            with database.writing() as session:
-                marked = generations.mark_removed(session, row.number)
-            if marked:
-                shutil.rmtree(directory, ignore_errors=True)
-                yield row.directory
+        if row.number != current and _remove(database, data_dir / row.directory, row.number):
+            yield row.directory
+
+
+def _remove(database: Database, directory: Path, number: int) -> bool:
+    """Note the generation as deleted and delete it, unless it is current or some process has it open."""
+    with _alone(directory) as free:
+        if not free:
+            return False
+        with database.writing() as session:
+            marked = generations.mark_removed(session, number)
+        if marked:
+            shutil.rmtree(directory, ignore_errors=True)
+        return marked
 
 
 def _delete(directory: Path) -> bool:
@@ -86,7 +95,7 @@ def _delete(directory: Path) -> bool:
 def _alone(directory: Path) -> Iterator[bool]:
     """Whether no process has the generation open; none can open it until the block ends."""
     try:
-        file = (directory / LOCK).open("rb")
+        file = os.fdopen(durable.open_plain(directory / LOCK), "rb")
     except OSError:
         yield True  # without a lock file nobody could have opened it
         return

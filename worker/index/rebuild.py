@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from db.session import Database
 from worker.index import cleanup, identity
 from worker.index.builder import Builder, BuildSettings, Built, Checkpoint, Progress
 from worker.index.errors import BuildStopped, BuildSuperseded
+from worker.index.generation import Expected, damage
 from worker.lease import TTL, Lease, LeaseHeld, LeaseLost
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "RebuildLimits",
     "Rebuilt",
     "due",
+    "outgrown",
     "read_state",
     "rebuild",
 ]
@@ -31,6 +33,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
+ATTRIBUTES_PER_PICTURE = 10
+"""Products with other attributes that weigh as much as one changed picture: only filtered lookups look at them."""
 LONGEST_PAUSE = timedelta(minutes=15)
 """From a failed rebuild to the next one, however many failed before."""
 
@@ -57,14 +61,20 @@ class IndexState:
     """Pictures that changed since the generation."""
     model_changed: bool
     """Whether the generation is of another model than the active one."""
+    changed_products: int = 0
+    """Products that changed since, be it in their attributes only."""
+    damage: str | None = None
+    """Why the generation cannot be used: its files are not what they were, or of an earlier version."""
+    pinned: bool = False
+    """Whether a rollback chose the generation."""
     failures: int = 0
     """Rebuilds that failed since one succeeded; the caller knows."""
     failed_at: datetime | None = None
     """When the last of them did."""
 
 
-def read_state(database: Database) -> IndexState:
-    """Read it from SQL, in one snapshot; failures are for the caller to add (`dataclasses.replace`)."""
+def read_state(database: Database, data_dir: Path) -> IndexState:
+    """Read it from SQL, in one snapshot, and look at the files; the caller adds failures (with `replace`)."""
     with database.reading() as session:
         current = generations.current(session)
         model = models.active(session)
@@ -74,13 +84,42 @@ def read_state(database: Database) -> IndexState:
             built_at=current.created_at if current else None,
             images=catalogue.count(session).images,
             pending=catalogue.count_changes_since(session, revision),
+            changed_products=catalogue.count_products_since(session, revision),
+            damage=damage(data_dir / current.directory, _expected(current)) if current else None,
             model_changed=bool(current and model and current.model_version_pk != model.pk),
+            pinned=generations.pointer(session).pinned,
         )
 
 
+def _expected(row: generations.Generation) -> Expected:
+    return Expected(row.number, row.model_digest, row.manifest_sha256)
+
+
 def due(state: IndexState, limits: RebuildLimits, now: datetime) -> str | None:
-    """Why the index should be rebuilt, or None. After failures it waits: 1, 2, 4 … minutes, 15 at most."""
-    return None if _resting(state, now) else _wanted(state, limits, now)
+    """Why the index should be rebuilt, or None. After failures it waits: 1, 2, 4 … minutes, 15 at most.
+
+    What a rollback pinned is never due: it waits for the operator.
+    """
+    if state.pinned or _resting(state, now):
+        return None
+    return next(_wanted(state, limits, now), None)
+
+
+def outgrown(state: IndexState, limits: RebuildLimits) -> str | None:
+    """Why a pinned generation should not stay for long; None where nothing is wrong with it."""
+    if not state.pinned:
+        return None
+    if state.damage:
+        return f"it cannot be used: {state.damage}"
+    if state.model_changed:
+        return "another model is active"
+    if state.pending >= limits.max_pending:
+        return f"{state.pending} changes are pending, which slow every lookup"
+    if state.changed_products >= ATTRIBUTES_PER_PICTURE * limits.max_pending:
+        return (
+            f"the attributes of {state.changed_products} products are pending, which slow filters"
+        )
+    return None
 
 
 def _resting(state: IndexState, now: datetime) -> bool:
@@ -91,17 +130,23 @@ def _resting(state: IndexState, now: datetime) -> bool:
     return abs(now - state.failed_at) < pause
 
 
-def _wanted(state: IndexState, limits: RebuildLimits, now: datetime) -> str | None:
+def _wanted(state: IndexState, limits: RebuildLimits, now: datetime) -> Iterator[str]:
+    """What speaks for a rebuild, the weightiest first."""
     if state.generation is None or state.built_at is None:
-        return "the first index" if state.images else None
+        if state.images:
+            yield "the first index"
+        return
+    if state.damage:
+        yield f"generation {state.generation} cannot be used: {state.damage}"
     if state.model_changed:
-        return "another model is active"
+        yield "another model is active"
     if state.pending >= limits.max_pending:
-        return f"{state.pending} changes are pending"
+        yield f"{state.pending} changes are pending"
+    if state.changed_products >= ATTRIBUTES_PER_PICTURE * limits.max_pending:
+        yield f"the attributes of {state.changed_products} products are pending"
     age = now - state.built_at
-    if state.pending and age >= limits.max_age:
-        return f"the index is {age.total_seconds():.0f} s old, {state.pending} changes are pending"
-    return None
+    if (state.pending or state.changed_products) and age >= limits.max_age:
+        yield f"the index is {age.total_seconds():.0f} s old, {state.pending} changes are pending"
 
 
 @dataclass(frozen=True)
@@ -124,12 +169,14 @@ def rebuild(
     *,
     on_progress: Progress = lambda step, share: None,
     checkpoint: Checkpoint = lambda step: None,
+    over_pin: bool = False,
     lease_ttl: float = TTL,
     stop: Callable[[], bool] = lambda: False,
 ) -> Rebuilt | None:
     """Build, verify and publish a generation, then clean up.
 
-    None when another process is at it, or no model was ever registered. `on_progress` gets the step and its share
+    None when another process is at it, no model was ever registered, or a rollback pinned the current one;
+    `over_pin` replaces that too: the operator says so. `on_progress` gets the step and its share
     done; `checkpoint` the name of each step of `builder.STEPS` when it has been done. `stop` is asked between the
     steps and, often, while vectors are read, laid down, given to Annoy and checked; Annoy's own build and the
     tuning cannot be interrupted and are waited for. Raises BuildFailed (BuildStopped leaves no files, and
@@ -139,8 +186,8 @@ def rebuild(
     data_dir.mkdir(parents=True, exist_ok=True)
     try:
         with Lease(database, LEASE, ttl=lease_ttl) as lease:
-            catalogue_id = identity.of(database)
-            if catalogue_id is None:
+            catalogue_id, pinned = identity.of(database), _pinned(database)
+            if catalogue_id is None or (pinned and not over_pin):
                 return None
             cleanup.clean(database, data_dir, settings.keep, lease.token)
             builder = Builder(
@@ -155,13 +202,29 @@ def rebuild(
             )
             built = builder.build()
             if built is not None:
-                publish(database, built, lease.token)
+                publish(database, built, lease.token, over_pin=over_pin)
                 checkpoint("published")
+                if pinned:
+                    _discard_rejected(database, data_dir, built)
                 cleanup.clean(database, data_dir, settings.keep, lease.token)
     except LeaseHeld as held:
         log.info("no rebuild: %s", held)
         return None
     return None if built is None else _rebuilt(built, time.monotonic() - began)
+
+
+def _pinned(database: Database) -> bool:
+    with database.reading() as session:
+        return generations.pointer(session).pinned
+
+
+def _discard_rejected(database: Database, data_dir: Path, built: Built) -> None:
+    """Delete what a rollback turned away from, so that the one it chose is what stays beside the new one."""
+    with database.reading() as session:
+        rows = generations.kept(session)
+    for row in rows:
+        if built.replaces is not None and built.replaces < row.number < built.manifest.number:
+            cleanup.discard(database, data_dir, row.number)
 
 
 def _rebuilt(built: Built, seconds: float) -> Rebuilt:
@@ -202,8 +265,11 @@ def _guarded(
     return step
 
 
-def publish(database: Database, built: Built, token: int) -> None:
-    """Make a generation current, unless anything happened since its data were read; raises BuildSuperseded."""
+def publish(database: Database, built: Built, token: int, *, over_pin: bool = False) -> None:
+    """Make a generation current, unless anything happened since its data were read; raises BuildSuperseded.
+
+    A pointer that a rollback pinned is moved with `over_pin` only.
+    """
     described = built.manifest
     row = NewGeneration(
         number=described.number,
@@ -216,9 +282,12 @@ def publish(database: Database, built: Built, token: int) -> None:
         created_at=described.built_at,
     )
     with database.writing() as session:
-        done = generations.publish(session, row, expected_current=built.replaces, lease_token=token)
+        done = generations.publish(
+            session, row, expected_current=built.replaces, lease_token=token, over_pin=over_pin
+        )
     if not done:
         shutil.rmtree(built.directory, ignore_errors=True)
         raise BuildSuperseded(
-            f"generation {row.number} was not published: another one was meanwhile, or the lease was lost"
+            f"generation {row.number} was not published: another one was meanwhile, or chosen by a rollback, "
+            "or the lease was lost"
         )

@@ -1,0 +1,140 @@
+"""Puts pictures of the catalogue on the queue once more, from where their bytes came, and waits for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+
+from db.queries.audit import Recorded
+from producer.errors import JobTimeout, UnknownJob
+from producer.ids import new_id
+from producer.messages import (
+    MAX_CHUNK,
+    ImageItem,
+    ImageRef,
+    IngestChunk,
+    ItemFailure,
+    PathImage,
+    UrlImage,
+)
+from producer.receipts import Receipt, Tracker
+from producer.room import Room
+from producer.transport import RedisTransport, connect
+from worker.heartbeat import beating
+from worker.settings import WorkerSettings
+
+EMBED = "embed"
+"""The role of the workers that take the pictures."""
+
+
+def item_of(picture: Recorded) -> ImageItem | None:
+    """The message that described the picture; None where its source is no place to have its bytes from again.
+
+    It has the picture's own version: if the shop changed or removed the product in the meantime, that holds.
+    """
+    try:
+        image = _reference(picture.source)
+        if image is None:
+            return None
+        return ImageItem(
+            product_id=picture.product_id,
+            name=picture.name,
+            image=image,
+            category=picture.category,
+            attributes=picture.attributes,
+            version=picture.version,
+        )
+    except ValidationError:
+        return None
+
+
+def _reference(source: str) -> ImageRef | None:
+    """Where the bytes can be had again; None for those that came beside their message."""
+    if source.startswith("/"):
+        return PathImage(path=source)
+    if source.startswith(("http://", "https://")):
+        return UrlImage(url=source)
+    return None
+
+
+def chunked(pictures: Iterable[tuple[bytes, ImageItem]], size: int) -> Iterator[list[ImageItem]]:
+    """Items in messages of about `size`. Those of the same bytes, by their digests, go together.
+
+    A worker makes the vector of some bytes once; the pictures that can be found by it from then on are those of
+    that message.
+    """
+    chunk: list[ImageItem] = []
+    ordered = sorted(pictures, key=lambda each: each[0])
+    for _, alike in groupby(ordered, key=lambda each: each[0]):
+        group = [item for _, item in alike]
+        if chunk and len(chunk) + len(group) > size:
+            yield chunk
+            chunk = []
+        while len(group) > MAX_CHUNK:
+            yield group[:MAX_CHUNK]
+            group = group[MAX_CHUNK:]
+        chunk += group
+        if len(chunk) > size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+class Requeue:
+    """The queue of the service, for pictures that have to be embedded again. Connects when first used.
+
+    What it does may raise QueueUnavailable, or RedisError; `send` also QueueFull, after `timeout` seconds.
+    """
+
+    def __init__(self, settings: WorkerSettings, timeout: float) -> None:
+        self._settings = settings
+        self._timeout = timeout
+        self._transport = RedisTransport(settings)
+        self._tracker = Tracker(self._transport)
+        self.sent = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._transport.close()
+
+    def send(self, pictures: Sequence[tuple[bytes, ImageItem]]) -> None:
+        """Write the pictures down in the ledger and publish them; each comes with the digest of its bytes."""
+        room = Room(self._transport, self._settings.max_backlog, "wait", self._timeout)
+        for items in chunked(pictures, self._settings.chunk_size):
+            room.wait_for_one()
+            job = IngestChunk(id=new_id(), accepted_at=time.time(), items=tuple(items))
+            room.taken(self._transport.accept([job]))
+            self._tracker.watch([Receipt(job.id, len(items), self._transport)])
+            self.sent += len(items)
+
+    @property
+    def attended(self) -> bool:
+        """Whether an embed worker is there to take the pictures."""
+        with connect(self._settings) as redis:
+            return any(beat.role == EMBED for beat in beating(redis))
+
+    def wait(self, on_share: Callable[[float], None]) -> int:
+        """Wait until every picture has ended, `timeout` seconds at most; how many have not."""
+        try:
+            self._tracker.wait(self._timeout, lambda done: on_share(done / max(self.sent, 1)))
+        except (JobTimeout, UnknownJob):
+            return self._tracker.open
+        return 0
+
+    @property
+    def failures(self) -> tuple[ItemFailure, ...]:
+        """The pictures that could not be had again, with the reason of each."""
+        return self._tracker.outcome.failures
