@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from db.queries import generations, leases
+from db.queries import catalogue, generations, leases
 from db.session import Database
+from producer.messages import Where
 from tests.integration.catalogue_rows import repoint
 from tests.services import DatabaseFactory
 from tests.unit.worker.index.factories import (
@@ -28,10 +30,15 @@ from tests.unit.worker.index.factories import (
     assert_same,
     build,
     found,
+    prefer_the_index,
+    question,
     vectors,
 )
-from worker.index import builder, durable, identity, manifest
-from worker.index.builder import STEPS
+from tests.unit.worker.index.generations import with_faiss
+from worker.index import annoy_engine, builder, durable, identity, manifest, tuning
+from worker.index.annoy_engine import TREES
+from worker.index.builder import MORE_TREES, STEPS
+from worker.index.engines import EngineName, engine
 from worker.index.errors import (
     BuildFailed,
     BuildStopped,
@@ -40,7 +47,8 @@ from worker.index.errors import (
     RecallTooLow,
 )
 from worker.index.generation import Expected, Generation
-from worker.index.rebuild import Rebuilt, rebuild
+from worker.index.rebuild import RebuildLimits, Rebuilt, due, read_state, rebuild
+from worker.index.tuning import Measured
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,12 +77,15 @@ def open_current(database: Database, data_dir: Path) -> Generation:
     return Generation.open(data_dir / row.directory, expected)
 
 
-def test_a_built_index_answers_as_brute_force_does(database: Database, data_dir: Path) -> None:
+def test_a_built_index_answers_as_brute_force_does(
+    database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefer_the_index(monkeypatch)
     shop = Shop(database)
     shop.fill(600)
     built = build(database, data_dir, replace(QUICK, reduce_to=0, recall_target=1.0))
     answers = answerer(database, data_dir)
-    (reply,) = answers.by_products(_question("p5")).replies
+    (reply,) = answers.by_products(question("p5")).replies
     assert (reply.path, reply.generation, reply.pending) == ("annoy", 1, 0)
     assert (built.images, built.revision) == (600, reply.as_of.revision)
     same = [found(answers, f"p{i}") == _rounded(shop, f"p{i}") for i in range(0, 600, 20)]
@@ -82,12 +93,6 @@ def test_a_built_index_answers_as_brute_force_does(database: Database, data_dir:
     for i in range(0, 600, 20):
         truth = dict(shop.nearest(f"p{i}", 600))
         assert all(d == pytest.approx(truth[p], abs=1e-5) for p, d in found(answers, f"p{i}"))
-
-
-def _question(product_id: str) -> Any:
-    from tests.unit.worker.index.factories import question
-
-    return question(product_id)
 
 
 def _rounded(shop: Shop, product_id: str) -> list[tuple[str, Any]]:
@@ -123,7 +128,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from db.session import Database
 from tests.unit.worker.index.factories import QUICK
-from worker.index.rebuild import Rebuilt, rebuild
+from worker.index.rebuild import RebuildLimits, Rebuilt, due, read_state, rebuild
 def checkpoint(step):
     if step == sys.argv[3]:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -244,25 +249,158 @@ def test_an_index_that_kills_its_checker_is_not_published(
     assert current(sqlite_database) is None
 
 
+POOR = replace(QUICK, rerank=5, recall_margin=0.03)
+"""Ranks five candidates, of which at most five can be among the ten nearest."""
+
+
 def test_an_index_of_too_low_recall_is_not_published(
     sqlite_database: Database, data_dir: Path
 ) -> None:
-    Shop(sqlite_database).fill(40)
-    with pytest.raises(RecallTooLow, match="LOOKALIKE_TREES"):
-        rebuild(sqlite_database, data_dir, replace(QUICK, recall_floor=1.01))
-    assert current(sqlite_database) is None
-    assert list(data_dir.iterdir()) == []
+    Shop(sqlite_database).fill(200)
+    build(sqlite_database, data_dir)
+    before = {path.name for path in data_dir.iterdir()}
+    with pytest.raises(RecallTooLow, match=r"0\.5\d\d.*0\.950.*LOOKALIKE_TREES.*--force"):
+        rebuild(sqlite_database, data_dir, POOR)
+    assert open_current(sqlite_database, data_dir).manifest.number == 1
+    assert {path.name for path in data_dir.iterdir()} == before
+
+
+def test_an_operator_can_take_it_all_the_same(sqlite_database: Database, data_dir: Path) -> None:
+    Shop(sqlite_database).fill(200)
+    build(sqlite_database, data_dir, replace(POOR, force=True))
+    described = open_current(sqlite_database, data_dir).manifest
+    assert 0.3 < described.recall <= 0.51
+    assert described.parameters.reduced == described.dimension  # it was tried
+
+
+def test_a_recall_within_the_margin_will_do(sqlite_database: Database, data_dir: Path) -> None:
+    Shop(sqlite_database).fill(200)
+    build(sqlite_database, data_dir, replace(POOR, recall_margin=0.6))
+    assert open_current(sqlite_database, data_dir).manifest.recall <= 0.51
 
 
 def test_vectors_are_widened_until_the_recall_is_enough(
     sqlite_database: Database, data_dir: Path
 ) -> None:
+    """Where the operator chose the effort, until it is within the margin."""
     Shop(sqlite_database).fill(500)
-    narrow = replace(QUICK, reduce_to=1, rerank=12, trees=1, search_k=100, recall_floor=0.75)
+    narrow = replace(QUICK, reduce_to=1, rerank=12, trees=1, search_k=100, recall_margin=0.23)
     build(sqlite_database, data_dir, narrow)
     described = open_current(sqlite_database, data_dir).manifest
     assert described.parameters.reduced > 1
+    assert described.parameters.effort == 100
     assert described.recall >= 0.75
+
+
+def tried(
+    monkeypatch: pytest.MonkeyPatch, recall: Callable[[int, int], float]
+) -> list[tuple[int, int]]:
+    """Widths and trees of the attempts, each measured to have this recall."""
+    attempts: list[tuple[int, int]] = []
+
+    def tune(base: Generation, target: float, **_: object) -> Measured:
+        parameters = base.manifest.parameters
+        attempts.append((parameters.reduced, parameters.size))
+        got = recall(*attempts[-1])
+        return Measured(400, 30, got, got - 0.01, 100, 0.1)
+
+    monkeypatch.setattr(tuning, "tune", tune)
+    monkeypatch.setattr(builder, "check_in_child", lambda *_: None)
+    return attempts
+
+
+@pytest.mark.parametrize(
+    ("enough", "expected"),
+    [
+        ((4, TREES), [(4, TREES)]),
+        ((8, TREES), [(4, TREES), (8, TREES)]),
+        ((16, TREES), [(4, TREES), (8, TREES), (16, TREES)]),
+        ((16, MORE_TREES), [(4, TREES), (8, TREES), (16, TREES), (16, MORE_TREES)]),
+    ],
+)
+def test_wider_vectors_are_tried_and_more_trees_last(
+    sqlite_database: Database,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    enough: tuple[int, int],
+    expected: list[tuple[int, int]],
+) -> None:
+    Shop(sqlite_database).fill(60)
+    attempts = tried(monkeypatch, lambda *of: 0.995 if of >= enough else 0.9)
+    build(sqlite_database, data_dir, replace(QUICK, trees=0, reduce_to=4, recall_margin=0.03))
+    assert attempts == expected
+    described = open_current(sqlite_database, data_dir).manifest
+    assert (described.parameters.reduced, described.parameters.size) == expected[-1]
+    assert described.recall == 0.995
+    assert described.recall_at_least == pytest.approx(0.985)
+
+
+def test_trees_that_are_given_are_not_added_to(
+    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Shop(sqlite_database).fill(60)
+    attempts = tried(monkeypatch, lambda *_: 0.9)
+    with pytest.raises(RecallTooLow):
+        rebuild(sqlite_database, data_dir, replace(QUICK, trees=3, recall_margin=0.03))
+    assert attempts == [(8, 3), (16, 3)]
+
+
+def test_the_lower_bound_decides_whether_another_attempt_is_made(
+    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mean above the target is not enough; the last attempt is taken all the same."""
+    Shop(sqlite_database).fill(60)
+    attempts = tried(monkeypatch, lambda *_: 0.985)
+    build(sqlite_database, data_dir, replace(QUICK, recall_margin=0.03))
+    assert attempts == [(8, 8), (16, 8)]
+
+
+def test_rows_that_were_lost_are_noticed(
+    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Shop(sqlite_database).fill(40)
+    build(sqlite_database, data_dir)
+    before = {path.name for path in data_dir.iterdir()}
+    real = catalogue.stream_vectors
+
+    def losing(session: Any, model_version_pk: int) -> Any:
+        first, *_ = real(session, model_version_pk, 39)
+        yield first
+
+    monkeypatch.setattr(catalogue, "stream_vectors", losing)
+    with pytest.raises(BuildFailed, match="39 of 40 pictures"):
+        rebuild(sqlite_database, data_dir, QUICK)
+    assert open_current(sqlite_database, data_dir).manifest.number == 1
+    assert {path.name for path in data_dir.iterdir()} == before
+
+
+def test_an_engine_that_does_not_work_fails_the_build(
+    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is counted as a failure, so that it is not tried four times a minute."""
+    Shop(sqlite_database).fill(40)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(BuildFailed, match="faiss-cpu"):
+        rebuild(sqlite_database, data_dir, replace(QUICK, engine="faiss"))
+    assert list(data_dir.iterdir()) == []
+
+
+def test_files_that_cannot_be_put_on_the_disk_fail_the_build(
+    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the thread beside the build, too."""
+    Shop(sqlite_database).fill(40)
+    real = durable.sync_file
+
+    def failing(path: Path) -> None:
+        if path.name == "vectors.f16":
+            raise OSError(5, "Input/output error")
+        real(path)
+
+    monkeypatch.setattr(durable, "sync_file", failing)
+    with pytest.raises(BuildFailed, match="Input/output error"):
+        rebuild(sqlite_database, data_dir, QUICK)
+    assert list(data_dir.iterdir()) == []
 
 
 def test_too_small_a_disk_is_named_before_the_build(
@@ -398,11 +536,133 @@ def test_the_classic_recipe(sqlite_database: Database, data_dir: Path) -> None:
     Shop(sqlite_database).fill(60, categories=5)
     build(sqlite_database, data_dir, replace(QUICK, trees_per_category=True, reduce_to=0))
     described = open_current(sqlite_database, data_dir).manifest
-    assert described.parameters.trees == 5
+    assert described.parameters.size == 5
     assert described.parameters.reduced == described.dimension
     assert [c.count for c in described.categories] == [12] * 5
     assert described.peak_memory > 1 << 20
     assert described.recall > 0.9
+
+
+def test_the_manifest_says_what_was_measured(sqlite_database: Database, data_dir: Path) -> None:
+    shop = Shop(sqlite_database)
+    shop.fill(400)
+    shop.add("p7", vectors(1, seed=5)[0], name="side", category="c1")
+    build(sqlite_database, data_dir, replace(QUICK, trees=0))
+    described = open_current(sqlite_database, data_dir).manifest
+    assert (described.images, described.products) == (401, 400)
+    assert described.recall_target == 0.98
+    assert 0.98 <= described.recall_at_least <= described.recall <= 1.0
+    assert described.recall_queries == 401
+    assert 0 < described.latency_ms < 1000
+    assert described.parameters.size == TREES
+    assert described.parameters.effort in engine("annoy").efforts(401)
+    assert described.parameters.rerank <= QUICK.rerank
+    assert 0.5 < described.kept_variance <= 1.0
+    steps = ["read", "sort", "rotate", "index", "tune", "sync"]
+    assert set(steps) <= set(described.timings)
+    assert all(seconds >= 0 for seconds in described.timings.values())
+    assert sum(described.timings[step] for step in steps) <= described.build_seconds + 0.01
+
+
+@pytest.mark.parametrize("name", ["exact", pytest.param("faiss", marks=with_faiss)])
+def test_other_engines_are_built_checked_published_and_answer(
+    database: Database, data_dir: Path, name: EngineName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefer_the_index(monkeypatch)
+    shop = Shop(database)
+    shop.fill(300)
+    build(database, data_dir, replace(QUICK, engine=name))
+    described = open_current(database, data_dir).manifest
+    assert described.engine == name
+    assert described.recall_at_least >= 0.98
+    shop.add("new", vectors(1, seed=5)[0], category="c1")
+    shop.remove("p2")
+    answers = answerer(database, data_dir)
+    wheres: list[Where] = [{}, {"category": "c1"}, {"even": True}]
+    for where in wheres:
+        (reply,) = answers.by_products(question("new", where=where)).replies
+        truth = {p for p, _ in shop.nearest("new", 10, where)}
+        assert len({m.product_id for m in reply.matches} & truth) >= 9
+    (reply,) = answers.by_products(question("p5")).replies
+    assert reply.path == ("faiss+overlay" if name == "faiss" else "exact+overlay")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_small_catalogues_without_an_index(
+    sqlite_database: Database, data_dir: Path, count: int
+) -> None:
+    shop = Shop(sqlite_database)
+    if count:
+        shop.fill(count)
+    build(sqlite_database, data_dir, replace(QUICK, engine="exact"))
+    shop.add("new", vectors(1, seed=5)[0])
+    assert_same(found(answerer(sqlite_database, data_dir), "new"), shop.nearest("new", 10))
+
+
+@with_faiss
+def test_a_process_without_faiss_answers_from_sql(
+    sqlite_database: Database,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A worker that was not set up for the engine that another one builds with."""
+    shop = Shop(sqlite_database)
+    shop.fill(200)
+    build(sqlite_database, data_dir, replace(QUICK, engine="faiss"))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    answers = answerer(sqlite_database, data_dir)
+    (reply,) = answers.by_products(question("p1")).replies
+    assert (reply.generation, reply.path) == (None, "exact")
+    assert "faiss-cpu" in caplog.text
+    assert_same(found(answers, "p1"), shop.nearest("p1", 10))
+
+
+# -- when to build --------------------------------------------------------------------------------
+
+
+def test_what_is_pending_is_counted_in_pictures_and_in_products(
+    database: Database, data_dir: Path
+) -> None:
+    shop = Shop(database)
+    assert read_state(database, data_dir).generation is None
+    shop.fill(40)
+    before = read_state(database, data_dir)
+    assert (before.generation, before.images, before.pending) == (None, 40, 40)
+    build(database, data_dir)
+    fresh = read_state(database, data_dir)
+    assert (fresh.generation, fresh.pending, fresh.changed_products) == (1, 0, 0)
+    assert fresh.damage is None
+    for i in range(3):
+        own = shop.items[f"p{i}"]
+        shop.add(f"p{i}", own.pictures["main"], category=own.category, attributes={"price": -1})
+    shop.add("new", vectors(1, seed=5)[0])
+    shop.remove("p9")
+    after = read_state(database, data_dir)
+    assert (after.images, after.pending, after.changed_products) == (40, 2, 5)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda directory: (directory / "tree.ann").unlink(),
+        lambda directory: os.truncate(directory / "vectors.f16", 10),
+        lambda directory: (directory / "manifest.json").write_text('{"format": 1}'),
+        shutil.rmtree,
+    ],
+    ids=["no tree", "cut", "of an earlier version", "gone"],
+)
+def test_a_generation_that_cannot_be_used_is_replaced(
+    sqlite_database: Database, data_dir: Path, damage: Callable[[Path], object]
+) -> None:
+    Shop(sqlite_database).fill(40)
+    build(sqlite_database, data_dir)
+    damage(next(data_dir.iterdir()))
+    state = read_state(sqlite_database, data_dir)
+    assert state.damage
+    assert state.damage in (due(state, RebuildLimits(), datetime.now(UTC)) or "")
+    build(sqlite_database, data_dir)
+    assert read_state(sqlite_database, data_dir).damage is None
 
 
 # -- told to stop ---------------------------------------------------------------------------------
@@ -436,7 +696,7 @@ def test_a_build_stops_within_a_step(
 ) -> None:
     """Within the loops over the vectors, which are most of the work."""
     Shop(sqlite_database).fill(400)
-    monkeypatch.setattr(builder, "BLOCK", 16)
+    monkeypatch.setattr(annoy_engine, "BLOCK", 16)
     monkeypatch.setattr("worker.index.spool.ROWS", 16)
     monkeypatch.setattr("db.queries.catalogue.vectors.BLOCK", 16, raising=False)
     shares: list[tuple[str, float]] = []

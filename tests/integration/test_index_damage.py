@@ -17,9 +17,10 @@ from db.errors import DatabaseUnavailable
 from db.session import Database
 from tests.services import DatabaseFactory
 from tests.unit.worker.index.factories import Shop, answerer, assert_same, build, found, question
-from worker.index import durable, follower, generation, manifest
+from worker.index import durable, follower, manifest, verified
+from worker.index.annoy_engine import NODE_HEADER, AnnoyEngine
 from worker.index.errors import GenerationDamaged, GenerationMismatch, GenerationRefused
-from worker.index.generation import NODE_HEADER, Expected, Generation
+from worker.index.generation import Expected, Generation
 from worker.index.view import View
 
 NODE = NODE_HEADER + 4 * 8
@@ -88,11 +89,18 @@ DAMAGE = {
     "vector bit": flip("vectors.f16", 0.3),
     "rotation bit": flip("rotation.npy", 0.9),
     "slot bit": flip("slot_product.npy", 0.9),
+    "neighbour bit": flip("neighbours.i32", 0.5),
+    "attribute bit": flip("attribute_slots.npy", 1.0),
+    "attribute name": flip("attributes.json", 0.5),
     "manifest bit": flip("manifest.json", 0.5),
     "page zeroed": zero("tree.ann"),
+    "neighbours zeroed": zero("neighbours.i32"),
+    "neighbours cut": lambda d: os.truncate(d / "neighbours.i32", 32 * 4 * 199),
     "vectors zeroed": zero("vectors.f16"),
     "no tree": lose("tree.ann"),
     "no vectors": lose("vectors.f16"),
+    "no neighbours": lose("neighbours.i32"),
+    "no attributes": lose("attributes.json"),
     "no manifest": lose("manifest.json"),
     "no lock": lose("lock"),
     "a link": link,
@@ -100,7 +108,7 @@ DAMAGE = {
     "dimension": say(dimension=8),
     "metric": say(metric="angular"),
     "engine": say(engine="faiss"),
-    "format": say(format=2),
+    "format": say(format=1),
     "model": say(model_digest="e" * 64),
     "revision": say(revision=99),
 }
@@ -121,6 +129,21 @@ def built(
         database.close()
 
 
+def never_given_to_annoy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test that gives it a file."""
+
+    def fail(*_: object) -> None:
+        pytest.fail("Annoy was given the file")
+
+    monkeypatch.setattr(AnnoyEngine, "open", fail)
+
+
+def forget(directory: Path) -> None:
+    """As if this host had never compared all bytes."""
+    for note in directory.glob("verified-*"):
+        note.unlink()
+
+
 def _copy(directory: Path, target: Path) -> Path:
     import shutil
 
@@ -133,7 +156,7 @@ def test_damage_is_refused_before_annoy_touches_it(
 ) -> None:
     directory, expected = _copy(built[0], tmp_path), built[1]
     Generation.open(directory, expected)
-    monkeypatch.setattr(generation, "Tree", lambda *_: pytest.fail("Annoy was given the file"))
+    never_given_to_annoy(monkeypatch)
     DAMAGE[kind](directory)
     with pytest.raises(GenerationRefused):
         Generation.open(directory, expected)
@@ -145,7 +168,7 @@ def test_a_manifest_that_lies_is_refused_for_what_it_says(
 ) -> None:
     """Without help from the digest in SQL."""
     directory = _copy(built[0], tmp_path)
-    monkeypatch.setattr(generation, "Tree", lambda *_: pytest.fail("Annoy was given the file"))
+    never_given_to_annoy(monkeypatch)
     DAMAGE[name](directory)
     with pytest.raises(GenerationRefused):
         Generation.open(directory, Expected(model_digest="d" * 64))
@@ -156,7 +179,7 @@ def test_a_reduced_width_that_is_not_the_trees_is_refused(
 ) -> None:
     directory = _copy(built[0], tmp_path)
     described = json.loads((directory / "manifest.json").read_text())
-    monkeypatch.setattr(generation, "Tree", lambda *_: pytest.fail("Annoy was given the file"))
+    never_given_to_annoy(monkeypatch)
     say(parameters=described["parameters"] | {"reduced": 9})(directory)
     with pytest.raises(GenerationDamaged):
         Generation.open(directory)
@@ -225,14 +248,22 @@ def _failing(number: int) -> Callable[..., Any]:
     return fail
 
 
-@pytest.mark.parametrize("where", ["durable.sha256", "map_vectors", "Tree"])
+@pytest.mark.parametrize(
+    "where",
+    ["durable.sha256", "verified._sample", "generation.map_vectors", "annoy_engine.AnnoySearcher"],
+)
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.ENOMEM])
 def test_a_disk_that_fails_is_as_good_as_damage(
-    built: tuple[Path, Expected], where: str, number: int, monkeypatch: pytest.MonkeyPatch
+    built: tuple[Path, Expected],
+    tmp_path: Path,
+    where: str,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(f"worker.index.generation.{where}", _failing(number))
+    directory, expected = _copy(built[0], tmp_path), built[1]
+    monkeypatch.setattr(f"worker.index.{where}", _failing(number))
     with pytest.raises(GenerationDamaged):
-        Generation.open(*built)
+        Generation.open(directory, expected)
 
 
 def test_a_file_that_is_cut_off_after_it_was_verified(
@@ -240,24 +271,28 @@ def test_a_file_that_is_cut_off_after_it_was_verified(
 ) -> None:
     directory = _copy(built[0], tmp_path)
     os.truncate(directory / "vectors.f16", 0)
-    monkeypatch.setattr(generation, "verify_files", lambda *_: None)
+    monkeypatch.setattr(verified, "verify", lambda *_: None)
     with pytest.raises(GenerationDamaged):
         Generation.open(directory, built[1])
 
 
+@pytest.mark.parametrize("noted", [True, False], ids=["read before", "never read here"])
 def test_a_disk_that_fails_leaves_the_previous_generation_serving(
-    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_database: Database, data_dir: Path, noted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = Shop(sqlite_database)
     shop.fill(200)
     build(sqlite_database, data_dir)
     build(sqlite_database, data_dir)
-    newest, sha256 = max(data_dir.iterdir()).name, durable.sha256
+    newest, sample = max(data_dir.iterdir()), verified._sample
+    if not noted:
+        forget(newest)
 
-    def fail(path: Path) -> str:
-        return _failing(errno.EIO)() if path.parent.name == newest else sha256(path)
+    def fail(path: Path, *of: Any) -> str:
+        return _failing(errno.EIO)() if path.name == newest.name else sample(path, *of)
 
-    monkeypatch.setattr(durable, "sha256", fail)
+    monkeypatch.setattr(verified, "_sample", fail)
+    monkeypatch.setattr(durable, "sha256", _failing(errno.EIO))
     answers = answerer(sqlite_database, data_dir)
     assert answers.by_products(question("p1")).replies[0].generation == 1
     assert_same(found(answers, "p1"), shop.nearest("p1", 10))
@@ -266,18 +301,18 @@ def test_a_disk_that_fails_leaves_the_previous_generation_serving(
 def test_a_refused_generation_is_not_read_again_at_once_nor_is_the_open_one(
     sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading one is reading gigabytes: not four times a second."""
+    """Reading one may be reading gigabytes: not four times a second."""
     shop = Shop(sqlite_database)
     shop.fill(200)
     build(sqlite_database, data_dir)
     opened: list[str] = []
-    real = generation.verify_files
+    real = verified.verify
 
-    def noted(directory: Path, described: manifest.Manifest) -> None:
+    def noted(directory: Path, *of: Any) -> None:
         opened.append(directory.name[:19])
-        real(directory, described)
+        real(directory, *of)
 
-    monkeypatch.setattr(generation, "verify_files", noted)
+    monkeypatch.setattr(verified, "verify", noted)
     following = follower.Follower(sqlite_database, data_dir)
     following.refresh()
     build(sqlite_database, data_dir)
@@ -296,13 +331,13 @@ def test_a_refusal_outlasts_a_database_that_fails_right_after_it(
     build(sqlite_database, data_dir)
     flip("vectors.f16", 0.5)(next(data_dir.iterdir()))
     read: list[Path] = []
-    real = generation.verify_files
+    real = verified.verify
 
-    def noted(directory: Path, described: manifest.Manifest) -> None:
+    def noted(directory: Path, *of: Any) -> None:
         read.append(directory)
-        real(directory, described)
+        real(directory, *of)
 
-    monkeypatch.setattr(generation, "verify_files", noted)
+    monkeypatch.setattr(verified, "verify", noted)
     following = follower.Follower(sqlite_database, data_dir)
     with monkeypatch.context() as away:
         away.setattr(following, "_loaded", lambda *_: (_ for _ in ()).throw(DatabaseUnavailable()))

@@ -17,7 +17,9 @@ from tests.unit.worker.index.factories import (
     answerer,
     assert_same,
     build,
+    by_picture,
     found,
+    prefer_the_index,
     question,
     vectors,
 )
@@ -84,8 +86,17 @@ WHERES: dict[str, Where] = {
 
 @pytest.mark.parametrize("limit", [1, 10, 1000])
 @pytest.mark.parametrize("name", WHERES)
-def test_k_matches_whenever_k_exist(filled: tuple[Shop, Answerer], name: str, limit: int) -> None:
+@pytest.mark.parametrize("indexed", [True, False], ids=["index", "planner"])
+def test_k_matches_whenever_k_exist(
+    filled: tuple[Shop, Answerer],
+    name: str,
+    limit: int,
+    indexed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     shop, answers = filled
+    if indexed:
+        prefer_the_index(monkeypatch)
     for asked in ("p0", "p30", "p777"):
         truth = shop.nearest(asked, limit, WHERES[name])
         got = found(answers, asked, limit=limit, where=WHERES[name])
@@ -107,7 +118,7 @@ def test_a_large_category_is_searched_in_the_trees(
     filled: tuple[Shop, Answerer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop, answers = filled
-    monkeypatch.setattr(search, "EXACT_ROWS", 100)
+    prefer_the_index(monkeypatch)
     where: Where = {"category": ("c0", "c1", "c2", "c3")}
     (reply,) = answers.by_products(question("p0", where=where)).replies
     assert reply.path == "annoy+overlay"
@@ -140,7 +151,7 @@ def test_a_product_with_many_pictures_is_answered_once(
     shop.add_many([(f"p{i}", "main", rows[i], None, {}) for i in range(300)])
     build(sqlite_database, data_dir, QUICK)
     view = Follower(sqlite_database, data_dir).refresh()
-    everyone = Ask(rows[:1], np.array([0]), np.array([search.NO_PRODUCT]), fetch=150)
+    everyone = Ask(rows[:1], np.array([0]), (frozenset(),), fetch=150)
     assert len(search.nearest(view, everyone)[0].image_pks) == 150
     shop.add_many([("few", f"v{i}", rows[500 + i], None, {}) for i in range(3)])
     answers = answerer(sqlite_database, data_dir)
@@ -154,7 +165,7 @@ def test_a_product_with_many_pictures_is_answered_once(
 def test_a_lookup_by_picture(filled: tuple[Shop, Answerer]) -> None:
     shop, answers = filled
     vector = shop.items["p5"].pictures["main"]
-    reply = answers.by_vector(vector, "d" * 64, 5, {"category": "c0"})
+    reply = by_picture(answers, vector, limit=5, where={"category": "c0"})
     assert reply.product_id is None
     assert reply.matches[0].product_id == "p5"
     assert reply.matches[0].distance < 1e-3

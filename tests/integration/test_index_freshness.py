@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from db.models import ModelVersion
 from db.queries import models
 from db.session import Database
-from producer.messages import Range
+from producer.messages import Range, Where
 from tests.unit.worker.index.factories import (
     DIMENSION,
     QUICK,
@@ -21,7 +22,9 @@ from tests.unit.worker.index.factories import (
     answerer,
     assert_same,
     build,
+    by_picture,
     found,
+    prefer_the_index,
     question,
     vectors,
 )
@@ -51,14 +54,16 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["indexed", "before the first index"])
+@pytest.mark.parametrize("way", ["by the index", "by reading it", "before there is one"])
 def test_every_change_is_in_the_next_answer(
-    database: Database, data_dir: Path, indexed: bool
+    database: Database, data_dir: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = Shop(database)
     shop.fill(300)
-    if indexed:
-        build(database, data_dir)
+    if way != "before there is one":
+        build(database, data_dir, replace(QUICK, reduce_to=0, search_k=2000))  # finds all of them
+    if way == "by the index":
+        prefer_the_index(monkeypatch)
     answers = answerer(database, data_dir)
     assert_same(found(answers, "p1"), shop.nearest("p1", 10))
     nearest = shop.nearest("p1", 3)[0][0]
@@ -97,7 +102,9 @@ def test_attributes_are_those_of_now(database: Database, data_dir: Path) -> None
     assert other not in dict(found(answers, "p1", limit=49, where={"price": Range(gt=7)}))
 
 
-def test_the_reply_says_what_answered(database: Database, data_dir: Path) -> None:
+def test_the_reply_says_what_answered(
+    database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop = Shop(database)
     answers = answerer(database, data_dir)
     shop.fill(300)
@@ -108,21 +115,28 @@ def test_the_reply_says_what_answered(database: Database, data_dir: Path) -> Non
     shop.add("x", vectors(1, seed=3)[0], category="new")
     shop.remove("p7")
     (reply,) = answers.by_products(question("p1")).replies
-    assert (reply.path, reply.generation, reply.pending) == ("annoy+overlay", 1, 2)
+    assert (reply.path, reply.generation, reply.pending) == ("exact+overlay", 1, 2)
     assert reply.as_of.revision == 3
     assert before <= reply.as_of.at <= datetime.now(UTC)
     (reply,) = answers.by_products(question("p1", where={"category": "new"})).replies
     assert reply.path == "overlay"
     (reply,) = answers.by_products(question("p1", where={"category": "c1"})).replies
-    assert reply.path == "exact"
+    assert reply.path == "category"
+    (reply,) = answers.by_products(question("p1", where={"even": True})).replies
+    assert reply.path == "subset"
     (reply,) = answers.by_products(question("p1", where={"category": "nothing"})).replies
     assert (reply.path, reply.matches) == ("none", ())
+    prefer_the_index(monkeypatch)
+    ways: list[tuple[Where, str]] = [({}, "annoy+overlay"), ({"even": True}, "annoy")]
+    for where, path in ways:
+        (reply,) = answers.by_products(question("p1", limit=2, where=where)).replies
+        assert reply.path == path
 
 
 def test_an_empty_catalogue_answers(database: Database, data_dir: Path) -> None:
     answers = answerer(database, data_dir)
     assert answers.by_products(question("a", "b", "a")).not_found == ("a", "b")
-    reply = answers.by_vector(vectors(1)[0], "x" * 64, 10)
+    reply = by_picture(answers, vectors(1)[0], digest="x" * 64)
     assert (reply.matches, reply.path, reply.model_version) == ((), "none", None)
 
 
@@ -265,14 +279,14 @@ def test_model_versions_are_never_mixed(database: Database, data_dir: Path) -> N
     assert (reply.model_version, reply.generation) == ("d" * 64, 1)
     assert [(m.product_id, m.distance) for m in reply.matches] == before
     with pytest.raises(WrongModel, match="LOOKALIKE_MODEL"):
-        answers.by_vector(vectors(1)[0], "e" * 64, 5)
-    assert answers.by_vector(vectors(1)[0], "d" * 64, 5).matches
+        by_picture(answers, vectors(1)[0], digest="e" * 64)
+    assert by_picture(answers, vectors(1)[0]).matches
 
     assert rebuild(database, data_dir, QUICK) is not None
     (reply,) = answers.by_products(question("alien")).replies
     assert (reply.model_version, reply.generation, reply.matches) == ("e" * 64, 2, ())
     with pytest.raises(WrongModel):
-        answers.by_vector(vectors(1)[0], "d" * 64, 5)
+        by_picture(answers, vectors(1)[0])
 
 
 def test_without_an_index_a_new_active_model_is_taken_up(
@@ -298,7 +312,7 @@ def test_a_vector_that_is_none_is_refused(sqlite_database: Database, data_dir: P
     answers = answerer(sqlite_database, data_dir)
     for bad in (vectors(1, DIMENSION + 1)[0], np.full(DIMENSION, np.nan, np.float32)):
         with pytest.raises(ValueError, match="16 finite"):
-            answers.by_vector(bad, "d" * 64, 5)
+            by_picture(answers, bad)
 
 
 def test_a_catalogue_restored_from_a_backup_is_read_again(

@@ -6,13 +6,14 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from redis import Redis
 
-from db.queries import catalogue, dead_letters, models
+from db.queries import audit, catalogue, dead_letters, models, revisions
 from db.session import Database
 from producer.ids import new_id
 from producer.ledger import Ledger
@@ -124,6 +125,47 @@ def test_the_same_bytes_are_embedded_once(bench: Bench) -> None:
             session, [hashlib.sha256(b"/a").digest()], bench.model.pk
         )
     assert len(known) == 1
+
+
+def test_a_vector_that_is_deleted_as_unused_meanwhile_is_made_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`verify --repair` may take it between the look at what is known and the commit."""
+    bench.ingester.ingest(bench.accept(chunk(item("a"))))
+    digest = hashlib.sha256(b"/a").digest()
+    decode = bench._decode
+    gone: list[int] = []
+
+    def overtaken(pictures: Sequence[bytes]) -> list[Decoded | ImageError]:
+        if not gone:
+            with bench.database.writing() as session:
+                gone.append(audit.delete_embeddings(session, [digest], bench.model.pk))
+        return decode(pictures)
+
+    ingester = replace(bench.ingester, decode_many=overtaken)
+    outcome = ingester.ingest(bench.accept(chunk(item("a", 2), item("b"))))
+    assert (gone, outcome.applied) == ([1], 2)
+    assert bench.embedded == 1 + 1 + 2  # a; b, for nothing; a and b
+    with bench.database.reading() as session:
+        assert digest in catalogue.known_embeddings(session, [digest], bench.model.pk)
+    assert bench.ledger.size() == 0
+
+
+def test_a_picture_that_is_embedded_later_than_it_was_stored_is_a_change(bench: Bench) -> None:
+    """Whoever follows the revisions must hear that it can be found from now on."""
+    bench.ingester.ingest(bench.accept(chunk(item("a", 3), item("b", 3))))
+    with bench.database.writing() as session:
+        digest = hashlib.sha256(b"/a").digest()
+        assert audit.delete_embeddings(session, [digest], bench.model.pk) == 1
+        before = revisions.current(session)
+    bench.ingester.ingest(bench.accept(chunk(item("a", 3), item("b", 3))))
+    with bench.database.reading() as session:
+        (change,) = catalogue.changes_since(session, before, bench.model.pk)
+        assert change.vector is not None
+        assert revisions.current(session) == before + 1
+    bench.ingester.ingest(bench.accept(chunk(item("a", 3), item("b", 3))))
+    with bench.database.reading() as session:
+        assert revisions.current(session) == before + 1
 
 
 def test_a_passing_error_is_tried_again_later_and_the_rest_is_applied_now(bench: Bench) -> None:

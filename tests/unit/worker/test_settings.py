@@ -8,6 +8,8 @@ import pytest
 
 from producer.errors import SettingsError
 from producer.settings import load
+from worker.index.rebuild import BuildSettings
+from worker.roles import build_settings
 from worker.settings import WorkerSettings
 
 
@@ -44,6 +46,13 @@ def test_values_come_from_the_environment_and_the_env_file(
         ("LOOKALIKE_REDIS_URL", "http://nowhere"),
         ("LOOKALIKE_TREES", "0"),
         ("LOOKALIKE_TREES", "many"),
+        ("LOOKALIKE_TREES", "10001"),
+        ("LOOKALIKE_ENGINE", "hnswlib"),
+        ("LOOKALIKE_RECALL_TARGET", "1.5"),
+        ("LOOKALIKE_RECALL_TARGET", "0"),
+        ("LOOKALIKE_RECALL_MARGIN", "-0.1"),
+        ("LOOKALIKE_SEARCH_K", "-1"),
+        ("LOOKALIKE_RERANK", "0"),
         ("LOOKALIKE_DEVICE", "toaster"),
         ("LOOKALIKE_REBUILD_EVERY", "-1"),
         ("LOOKALIKE_KEEP_GENERATIONS", "1"),
@@ -55,6 +64,45 @@ def test_a_wrong_value_names_its_variable(
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError, match=variable):
         load(WorkerSettings)
+
+
+@pytest.mark.parametrize("name", ["annoy", "exact", "faiss"])
+def test_every_engine_can_be_chosen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("LOOKALIKE_ENGINE", name)
+    assert build_settings(load(WorkerSettings)).engine == name
+
+
+@pytest.mark.parametrize(
+    ("said", "trees", "per_category"),
+    [("auto", 0, False), ("12", 12, False), ("categories", 0, True)],
+)
+def test_trees_are_counted_given_or_of_the_categories(
+    monkeypatch: pytest.MonkeyPatch, said: str, trees: int, per_category: bool
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_TREES", said)
+    settings = build_settings(load(WorkerSettings))
+    assert (settings.trees, settings.trees_per_category) == (trees, per_category)
+
+
+def test_with_nothing_set_the_index_is_built_as_by_default() -> None:
+    assert build_settings(load(WorkerSettings)) == BuildSettings()
+    assert build_settings(load(WorkerSettings), force=True) == BuildSettings(force=True)
+
+
+def test_the_index_is_built_as_the_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {
+        "recall_target": "0.9",
+        "recall_margin": "0.1",
+        "search_k": "500",
+        "reduce_to": "32",
+        "rerank": "77",
+        "keep_generations": "4",
+    }
+    for name, value in said.items():
+        monkeypatch.setenv(f"LOOKALIKE_{name.upper()}", value)
+    assert build_settings(load(WorkerSettings)) == BuildSettings(
+        recall_target=0.9, recall_margin=0.1, search_k=500, reduce_to=32, rerank=77, keep=4
+    )
 
 
 def test_children_get_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

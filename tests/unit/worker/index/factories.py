@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from db.queries import catalogue, models
 from db.queries.catalogue import ImageChange, NewEmbedding, ProductRemoval
 from db.session import Database
-from producer.messages import ProductLookup, Where
+from producer.messages import BytesImage, PictureLookup, ProductLookup, Reply, Selection, Where
+from worker.index import search
 from worker.index.filters import matches
 from worker.index.follower import Follower
+from worker.index.generation import Generation
 from worker.index.rebuild import BuildSettings, Rebuilt, rebuild
+from worker.index.search import Plan
+from worker.index.subset import Subset
 from worker.lookup import Answerer
 
 DIMENSION = 16
 DIGEST = "d" * 64
-QUICK = BuildSettings(trees=8, reduce_to=8, rerank=30, recall_floor=0.0)
+QUICK = BuildSettings(trees=8, reduce_to=8, rerank=30, recall_margin=1.0)
 
 
 def vectors(count: int, dimension: int = DIMENSION, seed: int = 0) -> NDArray[np.float32]:
@@ -130,7 +135,10 @@ class Shop:
 def question(*product_ids: str, limit: int = 10, where: Where | None = None) -> ProductLookup:
     """A lookup by products."""
     return ProductLookup(
-        id="0" * 36, expires_at=1e12, product_ids=product_ids, limit=limit, where=where or {}
+        id="0" * 36,
+        expires_at=1e12,
+        product_ids=product_ids,
+        selection=Selection(limit=limit, where=where or {}),
     )
 
 
@@ -146,6 +154,35 @@ def build(
 def answerer(database: Database, data_dir: Path) -> Answerer:
     """One without a thread: every lookup refreshes by itself."""
     return Answerer(database, Follower(database, data_dir))
+
+
+def by_picture(
+    answers: Answerer,
+    vector: NDArray[np.float32],
+    *,
+    digest: str = DIGEST,
+    **options: Any,
+) -> Reply:
+    """The reply to a picture that has this vector."""
+    asked = PictureLookup(
+        id="0" * 36,
+        expires_at=1e12,
+        images=(BytesImage(key="0" * 64),),
+        selection=Selection(**options),
+    )
+    reply = answers.by_pictures(asked, [vector], [], digest)
+    assert isinstance(reply, Reply)
+    return reply
+
+
+def prefer_the_index(patched: pytest.MonkeyPatch) -> None:
+    """Let the planner choose the index, which so few pictures never pay for."""
+    real = search.plan
+
+    def preferring(base: Generation, within: Subset, width: int, queries: int) -> Plan:
+        return replace(real(base, within, width, queries), by_index=width < within.count)
+
+    patched.setattr(search, "plan", preferring)
 
 
 def found(answers: Answerer, product_id: str, **options: Any) -> list[tuple[str, float]]:

@@ -4,7 +4,8 @@ import pytest
 from pydantic import JsonValue
 
 from producer.messages import Range, Where
-from worker.index.filters import beyond_category, categories, matches
+from worker.index.filters import conditions, matches
+from worker.index.subset import Conditions
 
 ATTRIBUTES: dict[str, JsonValue] = {
     "price": 49.5,
@@ -50,10 +51,14 @@ def test_the_category_is_the_products_own() -> None:
 
 
 def test_what_the_index_can_restrict_to() -> None:
-    assert categories({}) is None
-    assert categories({"price": 1}) is None
-    assert categories({"category": "a"}) == frozenset({"a"})
-    assert categories({"category": ("a", "b", 3)}) == frozenset({"a", "b"})
-    assert categories({"category": 3}) == frozenset()
-    assert beyond_category({"category": "a", "price": 1})
-    assert not beyond_category({"category": "a"})
+    assert conditions({}) == Conditions(None, {})
+    assert not conditions({})
+    price = Range(lt=50)
+    assert conditions({"price": price}) == Conditions(None, {"price": price})
+    assert conditions({"category": "a"}) == Conditions(frozenset({"a"}), {})
+    assert conditions({"category": ("a", "b", 3)}).categories == frozenset({"a", "b"})
+    assert conditions({"category": 3}).categories == frozenset()
+    assert conditions({"category": price}).categories == frozenset()
+    assert conditions({"category": "a", "price": 1}) == Conditions(frozenset({"a"}), {"price": 1})
+    wheres: list[Where] = [{"category": 3}, {"price": 1}, {"category": "a"}]
+    assert all(conditions(where) for where in wheres)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from db.queries.catalogue import ChangedImage, VectorBlock
 from tests.unit.worker.index.factories import DIMENSION, half, vectors
-from worker.index import annoy_engine, score, spool
-from worker.index.annoy_engine import Tree, TreeBuilder
-from worker.index.errors import AnnoyBroken, BadVectors, GenerationDamaged
+from tests.unit.worker.index.generations import image_pk, product_pk, spooled
+from worker.index import score, spool
+from worker.index.errors import BadVectors
 from worker.index.overlay import Overlay
-from worker.index.rebuild import IndexState, RebuildLimits, due
+from worker.index.rebuild import IndexState, RebuildLimits, due, outgrown
 from worker.index.rotation import Moments, Rotation
-from worker.index.spool import Spool, Spooled
+from worker.index.spool import Spool
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -41,60 +41,6 @@ def test_squared_is_the_euclidean_distance() -> None:
     got = score.squared(rows[:2], np.stack([rows[2:11], rows[11:20]]))
     assert np.allclose(got[0], np.linalg.norm(rows[0] - rows[2:11], axis=1) ** 2, atol=1e-6)
     assert np.allclose(got[1], np.linalg.norm(rows[1] - rows[11:20], axis=1) ** 2, atol=1e-6)
-
-
-# -- annoy ----------------------------------------------------------------------------------------
-
-
-def test_the_installed_annoy_passes_its_self_test() -> None:
-    annoy_engine.self_test()
-
-
-@pytest.mark.parametrize(
-    ("found", "problem"),
-    [([[0]] * 64, "returned 1"), ([[0, 1, 2, 3, 4]] * 64, "not the nearest")],
-)
-def test_a_broken_annoy_is_named_with_the_way_out(found: list[list[int]], problem: str) -> None:
-    with pytest.raises(AnnoyBroken, match=problem) as caught:
-        annoy_engine.verify_answers(vectors(64, 8), found)
-    assert "ANNOY_COMPILER_ARGS" in str(caught.value)
-
-
-def test_annoy_is_never_given_nan() -> None:
-    rows = vectors(4)
-    rows[2, 3] = np.nan
-    with pytest.raises(BadVectors):
-        TreeBuilder(4, DIMENSION, seed=1).add(0, rows)
-
-
-def _tree(path: Path, rows: score.Vectors, *, jobs: int = 1) -> Path:
-    builder = TreeBuilder(len(rows), rows.shape[1], seed=1)
-    builder.reserve(rows[-1])
-    builder.add(0, rows)
-    builder.build(4, jobs)
-    builder.save(path)
-    return path
-
-
-@pytest.mark.parametrize("count", [1, 2, 50])
-def test_a_tree_finds_all_and_pads(tmp_path: Path, count: int) -> None:
-    rows = vectors(count)
-    tree = Tree(_tree(tmp_path / "tree.ann", rows), DIMENSION, count)
-    slots = tree.search(rows[:1], count + 3, 10_000)
-    assert sorted(slots[0].tolist()) == [-1, -1, -1, *range(count)]
-    assert slots[0, 0] == 0
-
-
-def test_the_same_seed_and_one_job_give_the_same_file(tmp_path: Path) -> None:
-    rows = vectors(300)
-    first, second = _tree(tmp_path / "a", rows), _tree(tmp_path / "b", rows)
-    assert first.read_bytes() == second.read_bytes()
-
-
-def test_a_tree_of_another_count_is_refused(tmp_path: Path) -> None:
-    path = _tree(tmp_path / "tree.ann", vectors(20))
-    with pytest.raises(GenerationDamaged):
-        Tree(path, DIMENSION, 21)
 
 
 # -- rotation -------------------------------------------------------------------------------------
@@ -125,55 +71,41 @@ def test_full_width_is_left_as_it_is() -> None:
 # -- spool ----------------------------------------------------------------------------------------
 
 
-def _blocks(rows: score.Vectors, categories: list[str | None], size: int = 7) -> list[VectorBlock]:
-    pks = [3 * i + 1 for i in range(len(rows))]
-    return [
-        VectorBlock(
-            pks[a : a + size],
-            [pk + 1000 for pk in pks[a : a + size]],
-            categories[a : a + size],
-            rows[a : a + size].tobytes(),
-        )
-        for a in range(0, len(rows), size)
-    ]
-
-
-def _spooled(tmp_path: Path, rows: score.Vectors, categories: list[str | None]) -> Spooled:
-    into = Spool(tmp_path / "spool", rows.shape[1], len(rows))
-    return into.read(iter(_blocks(rows, categories)), lambda done: None)
-
-
 @given(st.lists(st.sampled_from([None, "b", "a", "é"]), max_size=40))
-def test_slots_are_in_order_of_category_and_image(categories: list[str | None]) -> None:
+def test_slots_are_in_order_of_category(categories: list[str | None]) -> None:
+    """Within one, neighbours are beside each other, and every picture has one slot."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         rows = vectors(40)[: len(categories)]
-        table = spool.sort(_spooled(Path(folder), rows, categories), Path(folder) / "sorted")
+        taken = spooled(Path(folder), rows, categories)
+        table = spool.sort(taken, Path(folder) / "sorted").slots
         stored = np.fromfile(Path(folder) / "sorted", dtype="<f2").reshape(-1, DIMENSION)
-    keys = [(c is not None, c or "", 3 * i + 1) for i, c in enumerate(categories)]
-    assert table.image_pks.tolist() == [pk for _, _, pk in sorted(keys)]
-    assert table.product_pks.tolist() == [pk + 1000 for _, _, pk in sorted(keys)]
-    assert np.array_equal(stored, rows.astype(np.float16)[(table.image_pks - 1) // 3])
+    places = (table.image_pks - 1) // 3
+    assert sorted(table.image_pks.tolist()) == [image_pk(i) for i in range(len(rows))]
+    assert table.product_pks.tolist() == [product_pk(i) for i in places.tolist()]
+    laid = [(c is not None, c or "") for c in (categories[i] for i in places.tolist())]
+    assert laid == sorted(laid)
+    assert np.array_equal(stored, rows.astype(np.float16)[places])
     assert table.slots_of(table.image_pks).tolist() == list(range(len(rows)))
     assert table.slots_of(np.array([0, 2, 10**9])).tolist() == [-1, -1, -1]
     (start, stop), *_ = [*table.slices({"a"}), (0, 0)]
-    wanted = [3 * i + 1 for i, c in enumerate(categories) if c == "a"]
-    assert table.image_pks[start:stop].tolist() == wanted
+    wanted = [image_pk(i) for i, c in enumerate(categories) if c == "a"]
+    assert sorted(table.image_pks[start:stop].tolist()) == wanted
 
 
 def test_a_vector_that_is_not_finite_is_named(tmp_path: Path) -> None:
     rows = vectors(9)
     rows[4, 0] = np.inf
     with pytest.raises(BadVectors, match=r"\[13\]"):
-        _spooled(tmp_path, rows, [None] * 9)
+        spooled(tmp_path, rows)
 
 
 # -- overlay --------------------------------------------------------------------------------------
 
 
 def _change(pk: int, vector: bytes | None) -> ChangedImage:
-    return ChangedImage(pk, pk + 100, f"c{pk % 2}", 1, vector)
+    return ChangedImage(pk, pk + 100, f"c{pk % 2}", {}, 1, vector)
 
 
 @given(
@@ -204,14 +136,14 @@ def test_a_snapshot_stays_what_it_was(batches: list[list[tuple[int, int]]]) -> N
 
 
 def test_a_change_hides_the_base_from_later_snapshots_only(tmp_path: Path) -> None:
-    table = spool.sort(_spooled(tmp_path, vectors(5), [None] * 5), tmp_path / "sorted")
+    table = spool.sort(spooled(tmp_path, vectors(5)), tmp_path / "sorted").slots
     overlay = Overlay(DIMENSION, table)
     before = overlay.snapshot()
     overlay.apply([_change(4, None), _change(999, None)])
     after = overlay.snapshot()
     slots = np.arange(5)
     assert not before.hides(slots).any()
-    assert after.hides(slots).tolist() == [False, True, False, False, False]
+    assert after.hides(slots).tolist() == [pk == 4 for pk in table.image_pks.tolist()]
 
 
 def test_a_vector_that_cannot_be_searched_is_left_out_and_named() -> None:
@@ -236,6 +168,15 @@ def test_a_vector_that_cannot_be_searched_is_left_out_and_named() -> None:
         (IndexState(1, NOW, 9, 100, model_changed=False), "100 changes"),
         (IndexState(1, NOW - timedelta(hours=1), 9, 0, model_changed=False), None),
         (IndexState(1, NOW - timedelta(hours=1), 9, 1, model_changed=False), "3600 s old"),
+        (IndexState(1, NOW, 9, 0, model_changed=False, changed_products=999), None),
+        (IndexState(1, NOW, 9, 0, model_changed=False, changed_products=1000), "1000 products"),
+        (
+            IndexState(1, NOW - timedelta(hours=1), 9, 0, model_changed=False, changed_products=1),
+            "3600 s old",
+        ),
+        (IndexState(1, NOW, 9, 0, model_changed=False, damage="cut off"), "cut off"),
+        (IndexState(1, NOW, 9, 0, model_changed=True, damage="cut off"), "cut off"),
+        (IndexState(None, None, 0, 0, model_changed=False, changed_products=10**6), None),
     ],
 )
 def test_a_rebuild_is_due(state: IndexState, reason: str | None) -> None:
@@ -268,8 +209,38 @@ def test_a_rebuild_that_failed_is_not_due_at_once(
     assert due(ahead, limits, NOW)  # a clock that was wrong does not stop the index for a day
 
 
+@pytest.mark.parametrize(
+    ("pending", "changed_products", "damage", "reason"),
+    [
+        (0, 0, None, None),
+        (99, 999, None, None),
+        (100, 100, None, "100 changes"),
+        (0, 1000, None, "1000 products"),
+        (0, 0, "cut off", "cut off"),
+    ],
+)
+def test_what_a_rollback_pinned_is_never_due_but_may_be_outgrown(
+    pending: int, changed_products: int, damage: str | None, reason: str | None
+) -> None:
+    limits = RebuildLimits(max_age=timedelta(minutes=30), max_pending=100)
+    state = IndexState(
+        1,
+        NOW - timedelta(days=1),
+        9,
+        pending,
+        model_changed=False,
+        changed_products=changed_products,
+        damage=damage,
+        pinned=True,
+    )
+    assert due(state, limits, NOW) is None
+    got = outgrown(state, limits)
+    assert (reason is None and got is None) or (reason is not None and reason in (got or ""))
+    assert outgrown(replace(state, pinned=False), limits) is None
+
+
 def test_bad_vectors_are_refused_with_what_can_be_done(tmp_path: Path) -> None:
-    block = VectorBlock([1, 2], [1, 2], [None, None], bytes(4 * DIMENSION + 4))
+    block = VectorBlock([1, 2], [1, 2], [None, None], [{}, {}], bytes(4 * DIMENSION + 4))
     with pytest.raises(
         BadVectors, match=rf"length\(vector\) <> {4 * DIMENSION}, then add"
     ) as short:
