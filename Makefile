@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLING := $(VENV)/.installing
+PEERS := $(VENV)/.peers
 
 # Versions of the tools that install the rest; everything else is in constraints.txt.
 PIP_VERSION := 26.3
@@ -51,7 +52,7 @@ types: $(INSTALLED) ## Check types
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(INSTALLED) ## Run every benchmark; results in bench-out/
+bench: $(PEERS) ## Run every benchmark; results in bench-out/
 	$(BIN)/python -m tests.benchmarks
 
 .PHONY: bench-lookup
@@ -63,7 +64,7 @@ bench-ingest: $(INSTALLED) ## Pictures a second through the queue, beside the ba
 	$(BIN)/python -m tests.benchmarks.ingest
 
 .PHONY: bench-index
-bench-index: $(INSTALLED) ## A rebuild of 250,000 vectors, beside bare Annoy
+bench-index: $(PEERS) ## The index beside six others, at a million vectors, fresh and filtered
 	$(BIN)/python -m tests.benchmarks.index
 
 .PHONY: bench-swap
@@ -78,7 +79,7 @@ lock: ## Resolve constraints.txt anew from the pyprojects (UPGRADE=1 moves every
 	printf -- '-e .\n-e worker\n' | UV_CUSTOM_COMPILE_COMMAND='make lock' "$$tools/bin/uv" pip compile \
 	    --quiet --universal --python-version 3.11 --fork-strategy fewest --no-emit-index-url \
 	    --no-emit-package lookalike --no-emit-package lookalike-service $(if $(UPGRADE),--upgrade) \
-	    --group dev --output-file constraints.txt - >/dev/null; \
+	    --group dev --group bench --output-file constraints.txt - >/dev/null; \
 	echo "constraints.txt: $$(grep -c == constraints.txt) versions"
 
 .PHONY: clean
@@ -116,6 +117,11 @@ $(INSTALLED): pyproject.toml worker/pyproject.toml constraints.txt Makefile
 	@rm -f $(INSTALLING)
 	@touch $@
 	@echo 'Installed. Next: make demo, make test, or $(BIN)/lookalike-worker up'
+
+# The other libraries that the index is compared with.
+$(PEERS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group bench
+	@touch $@
 
 # Asked of the Python that will build: its own compilers (or CC and CXX), and its own headers.
 define check-compiler

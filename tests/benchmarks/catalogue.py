@@ -23,7 +23,43 @@ MODEL, POOLED, POOLED_WIDTH = "efficientnet-lite0:64", "_avg_pooling", 1280
 BLOCK = 5000
 FASHION, CLUSTERED = "fashion-mnist", "clustered"
 
+JITTER = 0.15
+"""Length of the noise on vectors that are made up; a picture's variations are 0.35 to 0.55 apart."""
+
 Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A way in which a shop shows the same product once more."""
+
+    name: str
+    mirrored: bool = False
+    turned: float = 0.0
+    """Degrees."""
+    box: tuple[float, float, float, float] = (0, 0, 28, 28)
+    """The part of the 28 x 28 picture that is shown."""
+    light: float = 1.0
+
+    def picture(self, pixels: NDArray[np.uint8], side: int) -> Image.Image:
+        """The negated grey picture in this variation, as RGB with this many pixels a side."""
+        grey = Image.fromarray(255 - pixels)
+        if self.mirrored:
+            grey = grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.turned:
+            grey = grey.rotate(self.turned, Image.Resampling.BICUBIC, fillcolor=255)
+        enlarged = grey.resize((side, side), Image.Resampling.BICUBIC, self.box)
+        if self.light != 1.0:
+            enlarged = enlarged.point(lambda value: value * self.light)
+        return enlarged.convert("RGB")
+
+
+VARIATIONS = (
+    Variation("plain"),
+    Variation("mirrored", mirrored=True, light=0.9),
+    Variation("nearer", box=(2, 2, 26, 26)),
+    Variation("turned", turned=8.0, box=(0, 1, 27, 28), light=0.95),
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +79,8 @@ class Gallery:
                 "(install Debian's dataset-fashion-mnist for a real network's)"
             )
         return (
-            f"{len(self.rows):,} x {DIMENSION} vectors: {MODEL} on Fashion-MNIST's 70,000 pictures, "
-            f"projected to {DIMENSION}; beyond those, blends of two of a class"
+            f"{len(self.rows):,} x {DIMENSION} vectors: {MODEL} on Fashion-MNIST's 70,000 pictures in up to "
+            f"four variations, projected to {DIMENSION}; beyond 280,000, noisy copies"
         )
 
 
@@ -62,8 +98,12 @@ def gallery(count: int, cache: Path, *, real: bool = True) -> Gallery:
     """Vectors of `count` products: a real network's where its pictures are installed, and unless `real` is off."""
     if real and SOURCE.is_dir():
         labels = np.concatenate([read_idx(each) for each in sorted(SOURCE.glob("*labels*"))])
-        rows = _fashion(cache)
-        return _blended(rows, labels.astype(np.int64), count)
+        variations = min(len(VARIATIONS), -(-count // len(labels)))
+        rows = np.concatenate([_fashion(cache, VARIATIONS[i]) for i in range(variations)])
+        # Shuffled, so that the first of them and those beyond are of the same kinds.
+        order = np.random.default_rng(4).permutation(len(rows))
+        labels = np.tile(labels.astype(np.int64), variations)
+        return _jittered(rows[order], labels[order], count)
     return clustered(count)
 
 
@@ -83,33 +123,32 @@ def unit(rows: Vectors) -> Vectors:
     return rows / lengths
 
 
-def _blended(rows: Vectors, labels: NDArray[np.int64], count: int) -> Gallery:
-    """The rows, then as many mixes of two rows of a class as are missing: they lie where real ones do."""
+def _jittered(rows: Vectors, labels: NDArray[np.int64], count: int) -> Gallery:
+    """The rows, then as many noisy copies of some as are missing: as near as a product's other pictures are."""
     chance = np.random.default_rng(2)
     more = max(0, count - len(rows))
     first = chance.integers(0, len(rows), more)
-    order = np.argsort(labels, kind="stable")
-    starts = np.searchsorted(labels[order], np.arange(labels.max() + 2))
-    kind = labels[first]
-    second = order[starts[kind] + chance.integers(0, 1 << 31, more) % np.diff(starts)[kind]]
-    share = chance.uniform(0.1, 0.5, (more, 1)).astype(np.float32)
-    blends = unit(rows[first] * (1 - share) + rows[second] * share)
-    together = np.concatenate([rows[:count], blends])
-    return Gallery(FASHION, together, np.concatenate([labels[:count], kind]))
+    extra = np.empty((more, rows.shape[1]), np.float32)
+    for start in range(0, more, BLOCK):
+        part = rows[first[start : start + BLOCK]]
+        noise = chance.standard_normal(part.shape, np.float32) * (JITTER / rows.shape[1] ** 0.5)
+        extra[start : start + BLOCK] = unit(part + noise)
+    together = np.concatenate([rows[:count], extra])
+    return Gallery(FASHION, together, np.concatenate([labels[:count], labels[first]]))
 
 
-def _fashion(cache: Path) -> Vectors:
-    path = cache / f"{FASHION}-{DIMENSION}.npy"
+def _fashion(cache: Path, variation: Variation) -> Vectors:
+    path = cache / f"{FASHION}-{variation.name}-{DIMENSION}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         pictures = np.concatenate([read_idx(each) for each in sorted(SOURCE.glob("*images*"))])
-        np.save(path.with_suffix(".part.npy"), _embedded(pictures))
+        np.save(path.with_suffix(".part.npy"), _embedded(pictures, variation))
         path.with_suffix(".part.npy").rename(path)
     rows: Vectors = np.load(path)
     return rows
 
 
-def _embedded(pictures: NDArray[np.uint8]) -> Vectors:
+def _embedded(pictures: NDArray[np.uint8], variation: Variation) -> Vectors:
     """The network's vectors of negated grey pictures, by a random projection that keeps their distances."""
     from worker.embedding import library
     from worker.embedding.network import Network
@@ -122,12 +161,7 @@ def _embedded(pictures: NDArray[np.uint8]) -> Vectors:
     projection = np.linalg.qr(normal)[0].astype(np.float32)
     parts = []
     for start in range(0, len(pictures), 512):
-        block = [
-            Image.fromarray(255 - each)
-            .resize((side, side), Image.Resampling.BICUBIC)
-            .convert("RGB")
-            for each in pictures[start : start + 512]
-        ]
+        block = [variation.picture(each, side) for each in pictures[start : start + 512]]
         parts.append(network.embed(np.stack([np.asarray(each) for each in block])) @ projection)
     network.close()
     return unit(np.concatenate(parts))

@@ -21,6 +21,9 @@ from rich.table import Table
 
 PACKAGES = ("annoy", "celery", "kombu", "numpy", "pillow", "redis", "sqlalchemy", "torch")
 
+Row = dict[str, object]
+"""A line of a table: its cells by the names of their columns."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -57,6 +60,7 @@ class Report:
     out: Path
     quick: bool = False
     figures: list[Figure] = field(default_factory=list)
+    tables: dict[str, list[Row]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, object] = field(init=False)
 
@@ -76,6 +80,10 @@ class Report:
         """Record a figure."""
         self.figures.append(Figure(name, float(value), unit, at_most, at_least))
 
+    def table(self, name: str, rows: list[Row]) -> None:
+        """Record rows of the same keys, which are not judged: what the figures are made of."""
+        self.tables[name] = rows
+
     def note(self, text: str) -> None:
         """Record what a reader has to know to judge the figures."""
         self.notes.append(text)
@@ -85,6 +93,8 @@ class Report:
         console = Console(width=None if os.isatty(1) else 110, highlight=False)
         title = f"{self.title} (quick: bars are not judged)" if self.quick else self.title
         console.print(title, style="bold")
+        for name, rows in self.tables.items():
+            console.print(_sheet(name, rows))
         console.print(self._table())
         for note in self._footnotes():
             console.print(note, style="dim")
@@ -122,6 +132,7 @@ class Report:
             "machine": self.facts,
             "passed": self._passed,
             "figures": [asdict(figure) | {"passed": figure.passed} for figure in self.figures],
+            "tables": self.tables,
             "notes": self.notes,
         }
 
@@ -175,6 +186,22 @@ def _server() -> str:
     )
     words = said.stdout.split()
     return f"{words[0]} {words[2].removeprefix('v=')}"
+
+
+def _sheet(name: str, rows: list[Row]) -> Table:
+    table = Table(title=name, title_justify="left")
+    for place, column in enumerate(rows[0] if rows else ()):
+        number = isinstance(rows[0][column], int | float)
+        table.add_column(column, justify="right" if number else "left", no_wrap=place == 0)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return _shown(value) if isinstance(value, int | float) else str(value)
 
 
 def _verdict(figure: Figure) -> str:

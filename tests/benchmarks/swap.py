@@ -28,7 +28,7 @@ import numpy as np
 from db.queries import revisions
 from db.session import Database
 from producer.ids import new_id
-from producer.messages import ProductLookup, Reply
+from producer.messages import ProductLookup, Reply, Selection
 from tests.benchmarks import catalogue, service
 from tests.benchmarks.catalogue import Vectors, number_of, product_id
 from tests.benchmarks.report import Report, arguments, workspace
@@ -38,7 +38,7 @@ from worker.lookup import Answerer
 
 TITLE = "Swaps of the index under lookups"
 PROCESSES, THREADS = 4, 2
-PRODUCTS, DIMENSION, LIMIT = 3000, 32, 10
+PRODUCTS, DIMENSION, LIMIT = 3000, 512, 10
 WATCHED, MOVED = 200, 20
 """Products that are asked about, and how many of them get another vector before each swap."""
 PAUSE = 0.02
@@ -48,8 +48,8 @@ TOLERANCE = 2e-3
 NOTICED = 1.0
 DEADLINE = 60.0
 
-EXACT = BuildSettings(trees=4, search_k=1_000_000, reduce_to=0)
-"""Annoy looks at everything, so that every answer must be the true one."""
+EXACT = BuildSettings(trees=4, search_k=6000, reduce_to=0)
+"""Annoy looks at everything, so that every answer must be the true one; of vectors so wide that it pays."""
 
 
 # -- the processes that ask -----------------------------------------------------------------------
@@ -117,7 +117,7 @@ def _question(asked: int) -> ProductLookup:
         id=new_id(),
         expires_at=time.time() + 60,
         product_ids=(product_id(asked),),
-        limit=LIMIT,
+        selection=Selection(limit=LIMIT),
     )
 
 
