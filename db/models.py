@@ -157,6 +157,16 @@ class Lease(Base):
     expires_at: Mapped[datetime | None]
 
 
+class JobFence(Base):
+    """The least token with which a job may still be committed: raised when a second worker begins it."""
+
+    __tablename__ = "job_fence"
+
+    job_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    token: Mapped[int] = mapped_column(BigInteger)
+    raised_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class DeadLetter(Base):
     """An item given up on, with its reason and its message, kept until requeued or discarded."""
 

@@ -11,13 +11,14 @@ import logging
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from pydantic import ValidationError
 
 from producer import keys
 from producer.ids import issued_at, new_id
-from producer.messages import ImageItem, IngestChunk, Job, Outcome, Queue, RemoveChunk
+from producer.messages import ImageItem, IngestChunk, Job, Outcome, Queue, Removal, RemoveChunk
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -31,35 +32,96 @@ RETRY_AFTER = 30.0
 """Seconds before the first retry of what failed for a passing reason; doubled for each that follows."""
 JOB_TYPES: Mapping[str, type[Job]] = {job.task: job for job in (IngestChunk, RemoveChunk)}
 PAGE = 200
+_COUNTS = (keys.LEDGER_STARTS, keys.LEDGER_EXCUSED)
 
-# A job may be delivered twice, to two workers at once. Who is first to strike it out says what became of it;
-# the other changes nothing, so that one failure never breeds two retries.
-# The horizon is held back to the server's time: a producer whose clock is fast must not make all that was
-# accepted since look overtaken.
-_CLEAR = """
-local ledger, due, starts, applied, outcome = unpack(KEYS)
-local id, queue, issued, ended, ttl, next_id, next_job, next_due = unpack(ARGV)
-if redis.call('HDEL', ledger, id) == 0 then
+CLAIM = 30.0
+"""Seconds that a claim lasts unless it is renewed: then its worker is taken for dead."""
+
+J = TypeVar("J", bound=Job)
+J_co = TypeVar("J_co", bound=Job, covariant=True)
+
+# Times are the server's: workers whose clocks differ must agree on whether a claim has run out.
+_NOW = """
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1000000
+"""
+_BEGIN = (
+    _NOW
+    + """
+local ledger, due, leases, starts, excused = unpack(KEYS)
+local id, ttl = unpack(ARGV)
+if redis.call('HEXISTS', ledger, id) == 0 or now < tonumber(redis.call('ZSCORE', leases, id) or 0) then
+    return {0, 0}
+end
+redis.call('ZADD', leases, now + ttl, id)
+redis.call('ZADD', due, 'XX', now + ttl, id)
+return {redis.call('HINCRBY', starts, id, 1), tonumber(redis.call('HGET', excused, id) or 0)}
+"""
+)
+_RENEW = (
+    _NOW
+    + """
+local due, leases, starts = unpack(KEYS)
+local id, token, ttl = unpack(ARGV)
+if redis.call('HGET', starts, id) ~= token then
     return 0
 end
-redis.call('ZREM', due, id)
-redis.call('HDEL', starts, id)
-local time = redis.call('TIME')
-local horizon = math.min(tonumber(issued), time[1] + time[2] / 1000000)
-redis.call('ZADD', applied, 'GT', horizon, queue)
+redis.call('ZADD', leases, now + ttl, id)
+redis.call('ZADD', due, 'XX', now + ttl, id)
+return 1
+"""
+)
+_GIVE_BACK = (
+    _NOW
+    + """
+local due, leases, starts, excused = unpack(KEYS)
+local id, token, after = unpack(ARGV)
+if redis.call('HGET', starts, id) ~= token then
+    return 0
+end
+redis.call('ZREM', leases, id)
+redis.call('HINCRBY', excused, id, 1)
+redis.call('ZADD', due, 'XX', now + after, id)
+return 1
+"""
+)
+# Whoever holds the claim says what became of the job; a late one changes nothing, so that one failure never
+# breeds two retries. The horizon is held back to the server's time: a producer whose clock is fast must not make
+# all that was accepted since look overtaken.
+_CLEAR = (
+    _NOW
+    + """
+local ledger, due, leases, starts, excused, applied, outcome = unpack(KEYS)
+local id, token, queue, issued, ended, ttl = unpack(ARGV)
+if redis.call('HGET', starts, id) ~= token or redis.call('HDEL', ledger, id) == 0 then
+    return 0
+end
+for _, key in ipairs({due, leases}) do
+    redis.call('ZREM', key, id)
+end
+for _, key in ipairs({starts, excused}) do
+    redis.call('HDEL', key, id)
+end
+redis.call('ZADD', applied, 'GT', math.min(tonumber(issued), now), queue)
 redis.call('SET', outcome, ended, 'PX', ttl)
-if next_id then
-    redis.call('HSET', ledger, next_id, next_job)
-    redis.call('ZADD', due, next_due, next_id)
+for each = 7, #ARGV, 3 do
+    redis.call('HSET', ledger, ARGV[each], ARGV[each + 1])
+    redis.call('ZADD', due, now + ARGV[each + 2], ARGV[each])
 end
 return 1
 """
-_BEGIN = """
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
-    return 0
-end
-return redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
-"""
+)
+
+
+@dataclass(frozen=True)
+class Claim(Generic[J_co]):
+    """The right to work on a job, until it runs out."""
+
+    job: J_co
+    token: int
+    """Fencing token: greater than that of every claim on the job before."""
+    deaths: int
+    """Claims before this one that ended with neither a result nor an excuse: their workers died of something."""
 
 
 class Ledger:
@@ -68,8 +130,10 @@ class Ledger:
     def __init__(self, redis: Redis, *, outcome_ttl: float = 86_400.0) -> None:
         self._redis = redis
         self._outcome_ttl = max(1, round(outcome_ttl * 1000))
-        self._clear = redis.register_script(_CLEAR)
         self._begin = redis.register_script(_BEGIN)
+        self._renew = redis.register_script(_RENEW)
+        self._give_back = redis.register_script(_GIVE_BACK)
+        self._clear = redis.register_script(_CLEAR)
 
     def accept(self, jobs: Sequence[Job]) -> int:
         """Write new jobs down, all or none; returns how many the ledger holds after it."""
@@ -80,51 +144,51 @@ class Ledger:
             pipe.zcard(keys.LEDGER_DUE)
             return int(pipe.execute()[-1])
 
-    def begin(self, job: Job) -> int:
-        """Count a start of the job: 1 for the first, 0 if it has been struck out already.
+    def begin(self, job: J) -> Claim[J] | None:
+        """Claim the job for `CLAIM` seconds from now, by the server's clock.
 
-        0 is a late copy, which there is no need to work on. A great number is a job that kills its workers.
+        None if there is nothing to do: the job has been struck out (this is a late copy of its message), or
+        another worker is at it. Should that one die, the sweeper publishes the job again.
         """
-        found = self._begin(keys=[keys.LEDGER, keys.LEDGER_STARTS], args=[job.id])
-        return cast("int", found)
+        places = [keys.LEDGER, keys.LEDGER_DUE, keys.LEDGER_LEASES, *_COUNTS]
+        found = cast("list[int]", self._begin(keys=places, args=[job.id, CLAIM]))
+        token, excused = found
+        return Claim(job, token, token - 1 - excused) if token else None
 
-    def clear(self, job: Job, outcome: Outcome, *, follow_up: Job | None = None) -> bool:
-        """Strike a job out and say what became of it, after its change is committed.
+    def renew(self, claim: Claim[Job]) -> bool:
+        """Keep the claim for `CLAIM` seconds from now; False if the job has ended, or is another's by now."""
+        places = [keys.LEDGER_DUE, keys.LEDGER_LEASES, keys.LEDGER_STARTS]
+        return bool(self._renew(keys=places, args=[claim.job.id, claim.token, CLAIM]))
 
-        `follow_up` takes over the items that failed for a passing reason. It is written in the same step, so
-        that no crash can lose it; the sweeper publishes it when it is due. False, and nothing is written, if
-        the job was struck out before: what another worker said of it holds.
+    def give_back(self, claim: Claim[Job], after: float) -> bool:
+        """Have the job published again after so many seconds, and count no death.
+
+        For a job that nothing is wrong with, whose worker could not do its part for the moment. False if it has
+        ended, or is another's by now.
         """
+        places = [keys.LEDGER_DUE, keys.LEDGER_LEASES, *_COUNTS]
+        return bool(self._give_back(keys=places, args=[claim.job.id, claim.token, after]))
+
+    def clear(self, claim: Claim[Job], outcome: Outcome, *, follow_ups: Sequence[Job] = ()) -> bool:
+        """Strike the job out and say what became of it, after its change is committed.
+
+        `follow_ups` take over the items that failed for a passing reason. They are written in the same step, so
+        that no crash can lose them; the sweeper publishes them when they are due. False, and nothing is written,
+        if another worker has the job by now, or has struck it out: what that one says of it holds.
+        """
+        job = claim.job
         args: list[str | float] = [
             job.id,
+            claim.token,
             job.queue.value,
             issued_at(job.id) or 0.0,
             outcome.model_dump_json(exclude_defaults=True),
             self._outcome_ttl,
         ]
-        if follow_up is not None:
-            due = time.time() + _retry_after(follow_up.attempt)
-            args += [follow_up.id, _stored(follow_up), due]
-        places = [keys.LEDGER, keys.LEDGER_DUE, keys.LEDGER_STARTS, keys.LEDGER_APPLIED]
+        for each in follow_ups:
+            args += [each.id, _stored(each), _retry_after(each.attempt)]
+        places = [keys.LEDGER, keys.LEDGER_DUE, keys.LEDGER_LEASES, *_COUNTS, keys.LEDGER_APPLIED]
         return bool(self._clear(keys=[*places, keys.outcome(job.id)], args=args))
-
-    def hold(self, job: Job, seconds: float) -> None:
-        """Give the worker that began the job so much time from now; then the sweeper may publish it again."""
-        self._postpone({job.id: time.time() + seconds})
-
-    def excuse(self, job: Job, after: float) -> None:
-        """Have the job published again after so many seconds, and forget that it was begun.
-
-        For a job that nothing is wrong with, whose worker could not do its part for the moment.
-        """
-        self._redis.hdel(keys.LEDGER_STARTS, job.id)
-        self._postpone({job.id: time.time() + after})
-
-    def follow_up(self, job: IngestChunk, items: Sequence[ImageItem]) -> IngestChunk:
-        """A job that tries some of a job's items once more, to be given to `clear`."""
-        return IngestChunk(
-            id=new_id(), accepted_at=time.time(), attempt=job.attempt + 1, items=tuple(items)
-        )
 
     def overdue(self, now: float | None = None, limit: int = PAGE) -> list[Job]:
         """The jobs to be published again, at most `limit`, each due later from now on.
@@ -193,6 +257,18 @@ class Ledger:
     def _postpone(self, due: Mapping[str, float]) -> None:
         if due:  # xx: what has been struck out meanwhile must not come back
             self._redis.zadd(keys.LEDGER_DUE, dict(due), xx=True)
+
+
+def follow_up(job: J, items: Sequence[ImageItem | Removal]) -> J:
+    """A job that tries some of a job's items once more, to be given to `clear`."""
+    return job.model_copy(
+        update={
+            "id": new_id(),
+            "accepted_at": time.time(),
+            "attempt": job.attempt + 1,
+            "items": tuple(items),
+        }
+    )
 
 
 def _stored(job: Job) -> str:

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import cast
+from typing import TypeVar, cast
 
 from pydantic import BaseModel
 from redis import Redis
 
 from producer import keys
-from producer.ledger import JOB_TYPES, Ledger
+from producer.ledger import JOB_TYPES, Claim, Ledger
 from producer.mailbox import Mailbox
 from producer.messages import (
     Answer,
@@ -24,6 +24,7 @@ from producer.messages import (
     BytesImage,
     Failure,
     GenerationStatus,
+    Job,
     Match,
     Message,
     Outcome,
@@ -49,6 +50,7 @@ TYPES: dict[str, type[Message]] = {
         for each in (ProductLookup, TasteLookup, PictureLookup, StatusRequest, ThumbnailRequest)
     },
 }
+J = TypeVar("J", bound=Job)
 TINY_JPEG = b"\xff\xd8\xff\xe0\x00\x02\xff\xc0\x00\x0b\x08\x00\x1c\x00\x1c\x01\x01\x11\x00\xff\xd9"
 
 
@@ -85,6 +87,13 @@ def reply(product_id: str | None, matches: Sequence[Match] = ()) -> Reply:
         pending=1,
         path="annoy+overlay",
     )
+
+
+def claimed(ledger: Ledger, job: J) -> Claim[J]:
+    """The claim on a job that waits in the ledger and that nobody is at."""
+    claim = ledger.begin(job)
+    assert claim is not None
+    return claim
 
 
 class FakeWorker:
@@ -132,7 +141,8 @@ class FakeWorker:
 
     def _handle(self, message: Message) -> None:
         if not isinstance(message, Question):
-            self.ledger.clear(message, self.outcome(message))  # type: ignore[arg-type]
+            assert isinstance(message, Job)
+            self.ledger.clear(claimed(self.ledger, message), self.outcome(message))
         elif self.mailbox.running(message.id):
             self.mailbox.post(message.id, self._answer(message))
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from celery.worker import state
 from celery.worker.consumer import Consumer
+from redis import Redis
+from redis.exceptions import RedisError
+
+from producer import keys
+from producer.messages import Queue
 
 log = logging.getLogger(__name__)
-
-DEAF_AFTER = 10.0
-"""Seconds without work or appetite after which a worker counts as deaf."""
 
 
 class GuardedConsumer(Consumer):  # type: ignore[misc]
@@ -36,46 +36,37 @@ class GuardedConsumer(Consumer):  # type: ignore[misc]
         return guarded
 
 
-class Watchdog:
-    """Notices that the worker takes no more messages although it has nothing to do.
+class Consumption:
+    """Whether the worker still takes messages off its queues."""
 
-    When Redis goes away under running tasks, their acknowledgements fail, and kombu goes on counting them as
-    prefetched: the worker is full for ever, and does not even read the connection that would tell it.
-    """
-
-    def __init__(self, worker: Any, on_deaf: Callable[[], None]) -> None:
+    def __init__(self, worker: Any, redis: Redis, queues: Sequence[Queue]) -> None:
         self._worker = worker
-        self._on_deaf = on_deaf
-        self.barked = False
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._redis = redis
+        self._queues = queues
+        self._received = 0
 
-    def _watch(self) -> None:
-        deaf_for = 0.0
-        while not self._stop.wait(1.0):
-            deaf_for = deaf_for + 1.0 if self._deaf() else 0.0
-            if deaf_for >= DEAF_AFTER:
-                log.critical("nothing to do and yet no more messages are taken: this process stops")
-                self.barked = True
-                self._on_deaf()
-                return
+    def is_full_of_nothing(self) -> bool:
+        """Whether it takes no more, although it has nothing to do.
 
-    def _deaf(self) -> bool:
-        if state.reserved_requests or state.active_requests:
+        When Redis goes away under running tasks, their acknowledgements fail, and kombu goes on counting them as
+        prefetched: the worker is full for ever, and does not even read the connection that would tell it.
+        """
+        qos = getattr(getattr(self._consumer, "channel", None), "qos", None)
+        return qos is not None and self._is_idle() and not qos.can_consume()
+
+    def ignores_its_queue(self) -> bool:
+        """Whether messages wait, and it took none since this was asked before, although it has nothing to do."""
+        before, self._received = self._received, sum(state.total_count.values())
+        if self._consumer is None or not self._is_idle() or self._received != before:
             return False
-        consumer = getattr(self._worker.consumer, "task_consumer", None)
-        qos = getattr(getattr(consumer, "channel", None), "qos", None)
-        return qos is not None and not qos.can_consume()
+        try:
+            return any(self._redis.llen(keys.queue(queue.value)) for queue in self._queues)
+        except RedisError:  # nobody could take any
+            return False
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    @property
+    def _consumer(self) -> Any:
+        return getattr(self._worker.consumer, "task_consumer", None)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def _is_idle(self) -> bool:
+        return not (state.reserved_requests or state.active_requests)

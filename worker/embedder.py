@@ -21,7 +21,7 @@ from worker.images.decode import Decoded
 from worker.images.errors import ImageError
 from worker.images.fetch import Fetcher, FetchPolicy
 from worker.images.pool import DecoderPool
-from worker.ingest import NO_VECTOR
+from worker.preparing import NO_VECTOR
 from worker.settings import WorkerSettings
 
 MAX_DECODERS = 8
@@ -72,6 +72,11 @@ class Embedder:
             return self._batcher.embed(pixels)
         except Exception as error:  # a picture that fails alone is a NaN row
             raise DeviceFailed(f"the network failed on {self.network.device}: {error}") from error
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds that the network has been at its batch; 0 when it waits for one."""
+        return self._batcher.busy_for
 
     def embed_picture(self, image: ImageRef) -> NDArray[np.float32]:
         """Fetch, decode and embed one picture: float32 [d], unit length; raises ImageError."""

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from redis.exceptions import RedisError
+
 from db.errors import DatabaseUnavailable
-from db.queries import dead_letters
+from db.queries import dead_letters, fences
 from db.queries.dead_letters import NewDeadLetter
+from db.queries.fences import Fenced
 from db.session import Database
-from producer.ids import new_id
-from producer.ledger import Ledger
+from producer.ledger import Claim, Ledger, follow_up
 from producer.messages import (
     ImageItem,
     IngestChunk,
@@ -26,19 +28,22 @@ from producer.messages import (
     Removal,
     RemoveChunk,
 )
+from worker.claims import Claims
 from worker.errors import DeviceFailed
 
 log = logging.getLogger(__name__)
 
 J = TypeVar("J", bound=Job)
 
-MAX_STARTS = 3
-"""How often a job is begun; one that never ended is given up then."""
-HOLD = 120.0
-"""Seconds that a begun job has before it counts as lost with its worker: longer than its slowest fetches."""
+MAX_FAILURES = 3
+"""Attempts at an item that may end with an error that nobody expected."""
+MAX_DEATHS = 3
+"""Workers that may die with a job."""
+MAX_CHUNK_DEATHS = 10
+"""The same of a chunk of pictures. After two, a process of their own dies of them in the place of the worker, so
+that what still ends workers is hardly the chunk; yet there must be an end."""
 PATIENCE, FIRST_PAUSE, LONGEST_PAUSE = 60.0, 0.5, 10.0
 """Seconds to wait for the database with a job in hand, and between two tries."""
-ENDED_BADLY = "three times, the worker died or failed while it worked on this"
 
 
 @dataclass(frozen=True)
@@ -47,46 +52,51 @@ class Jobs:
 
     database: Database
     ledger: Ledger
-    send: Callable[[Job], None]
+    claims: Claims
     stopping: threading.Event
     stop: Callable[[], None]
     """Ends this process, once what runs has ended."""
 
-    def do(self, job: J, work: Callable[[J], object]) -> None:
-        """Run `work`, unless an earlier copy of the message was applied.
-
-        A chunk that was begun and never ended is split, so that what is wrong with one picture does not
-        cost the others; a single item is given up after `MAX_STARTS`.
-        """
-        starts = self.ledger.begin(job)
-        if starts == 0:
-            return
-        self.ledger.hold(job, HOLD)
-        if starts > 1 and isinstance(job, IngestChunk) and len(job.items) > 1:
-            self._split(job)
-        elif starts > MAX_STARTS:
-            self._give_up(job)
-        else:
-            self._run(job, work)
-
-    def _run(self, job: J, work: Callable[[J], object]) -> None:
+    def do(self, job: J, work: Callable[[Claim[J]], object]) -> None:
+        """Run `work`, unless the job was applied, or another worker is at it."""
         try:
-            self._when_the_database_answers(job, work)
-        except DatabaseUnavailable as error:
+            claim = self.ledger.begin(job)
+        except RedisError as error:
+            log.warning("job %s stays in the ledger: %s", job.id, error)
+            return
+        if claim is not None:
+            with self.claims.holding(claim):
+                self._do(claim, work)
+
+    def _do(self, claim: Claim[J], work: Callable[[Claim[J]], object]) -> None:
+        job = claim.job
+        try:
+            try:
+                self._when_the_database_answers(claim, work)
+            except (DatabaseUnavailable, DeviceFailed, Fenced, RedisError):
+                raise
+            except Exception:
+                log.exception("job %s failed", job.id)
+                self._when_the_database_answers(claim, self._try_apart)
+        except (DatabaseUnavailable, RedisError) as error:
             log.warning("job %s will be sent again: %s", job.id, error)
-            self.ledger.excuse(job, after=5.0)
+            self.claims.give_back(claim, after=5.0)
         except DeviceFailed:
             log.exception("job %s will be sent again; this process stops", job.id)
-            self.ledger.excuse(job, after=30.0)
+            self.claims.give_back(claim, after=5.0)
             self.stop()
+        except Fenced as fenced:
+            log.warning("what this worker made is dropped: %s", fenced)
 
-    def _when_the_database_answers(self, job: J, work: Callable[[J], object]) -> None:
+    def _when_the_database_answers(
+        self, claim: Claim[J], work: Callable[[Claim[J]], object]
+    ) -> None:
         """Wait with the job in hand: giving it back at once would only empty the queue into a delay."""
         until = time.monotonic() + PATIENCE
         pause = FIRST_PAUSE
         while True:
             try:
-                work(job)
+                self._begin(claim, work)
             except DatabaseUnavailable:
                 if time.monotonic() > until or self.stopping.wait(pause):
                     raise
@@ -94,28 +104,44 @@ class Jobs:
             else:
                 return
 
-    def _split(self, chunk: IngestChunk) -> None:
-        log.warning("job %s did not end: its %d pictures go one by one", chunk.id, len(chunk.items))
-        singles = [chunk.model_copy(update={"id": new_id(), "items": (i,)}) for i in chunk.items]
-        self.ledger.accept(singles)
-        for single in singles:
-            self.send(single)
-        failures = [
-            _failure(item, single.id) for item, single in zip(chunk.items, singles, strict=True)
-        ]
-        self.ledger.clear(chunk, Outcome(applied=0, failures=tuple(failures)))
+    def _begin(self, claim: Claim[J], work: Callable[[Claim[J]], object]) -> None:
+        if claim.token > 1:  # whoever began it before may only be asleep
+            with self.database.writing() as session:
+                fences.raise_(session, claim.job.id, claim.token)
+        most = MAX_CHUNK_DEATHS if isinstance(claim.job, IngestChunk) else MAX_DEATHS
+        if claim.deaths < most:
+            work(claim)
+        else:
+            detail = f"{claim.deaths} workers died while they worked on this"
+            self._give_up(claim, Reason.WORKER_FAILED, detail)
 
-    def _give_up(self, job: Job) -> None:
-        log.error("job %s is given up: %s", job.id, ENDED_BADLY)
-        items = job.items if isinstance(job, IngestChunk | RemoveChunk) else ()
+    def _try_apart(self, claim: Claim[Job]) -> None:
+        """After an error that nobody expected: each item for itself, so that one does not cost the others."""
+        job = claim.job
+        items = _items(job)
+        if len(items) == 1 and job.attempt >= MAX_FAILURES:
+            detail = "it failed unexpectedly; the worker's log has the trace"
+            self._give_up(claim, Reason.INTERNAL, detail)
+            return
+        apart = [follow_up(job, [item]) for item in items]
+        failures = [
+            _failure(item, Reason.INTERNAL, "it failed unexpectedly and is tried again", each.id)
+            for item, each in zip(items, apart, strict=True)
+        ]
+        outcome = Outcome(applied=0, failures=tuple(failures))
+        self.ledger.clear(claim, outcome, follow_ups=apart)
+
+    def _give_up(self, claim: Claim[Job], reason: Reason, detail: str) -> None:
+        job, items = claim.job, _items(claim.job)
+        log.error("job %s is given up: %s", job.id, detail)
         letters = [
             NewDeadLetter(
                 job_id=job.id,
                 product_id=item.product_id,
                 name=_name(item),
-                reason=Reason.WORKER_FAILED,
-                detail=ENDED_BADLY,
-                attempts=MAX_STARTS,
+                reason=reason,
+                detail=detail,
+                attempts=max(job.attempt, claim.deaths),
                 message=item.model_dump(mode="json"),
                 created_at=datetime.now(UTC),
             )
@@ -123,19 +149,27 @@ class Jobs:
         ]
         with self.database.writing() as session:
             dead_letters.add(session, letters)
-        failures = tuple(_failure(item) for item in items)
-        self.ledger.clear(job, Outcome(applied=0, failures=failures))
+            fences.check(session, job.id, claim.token)
+        failures = tuple(_failure(item, reason, detail) for item in items)
+        self.ledger.clear(claim, Outcome(applied=0, failures=failures))
+
+
+def _items(job: Job) -> tuple[ImageItem | Removal, ...]:
+    assert isinstance(job, IngestChunk | RemoveChunk)
+    return job.items
 
 
 def _name(item: ImageItem | Removal) -> str | None:
     return item.name if isinstance(item, ImageItem) else None
 
 
-def _failure(item: ImageItem | Removal, retried_as: str | None = None) -> ItemFailure:
+def _failure(
+    item: ImageItem | Removal, reason: Reason, detail: str, retried_as: str | None = None
+) -> ItemFailure:
     return ItemFailure(
         product_id=item.product_id,
         name=_name(item),
-        reason=Reason.WORKER_FAILED,
-        detail=ENDED_BADLY,
+        reason=reason,
+        detail=detail,
         retried_as=retried_as,
     )

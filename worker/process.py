@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,19 +19,20 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from db.session import Database
 from migrations import check_schema
-from producer.messages import Message, Question
+from producer.messages import Message, Question, Reindex
 from producer.transport import connect, unavailable
 from worker.app import worker_app
-from worker.consumer import Watchdog
-from worker.desk import Desk
+from worker.consumer import Consumption
+from worker.departure import DEAF, STUCK
 from worker.heartbeat import Heartbeat
 from worker.roles import DUTIES, Handlers, Process, Role
 from worker.settings import WorkerSettings
+from worker.watchdog import Sign, Watchdog
 
 log = logging.getLogger(__name__)
 
-OUT_OF_TIME, DEAF = 3, 4
-"""Exit codes of a process whose grace period ended first, and of one that took no more messages."""
+DEAF_AFTER, IGNORING_AFTER = 10.0, 30.0
+"""Seconds without work or appetite, and beside messages that wait, after which a worker counts as deaf."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Running:
     """What the Celery tasks of this process work with."""
 
     handlers: Handlers
-    desk: Desk
+    process: Process
 
 
 _running: Running | None = None
@@ -59,32 +59,33 @@ def handle(message: type[Message], body: object) -> None:
         problems = error.errors(include_input=False, include_url=False, include_context=False)
         log.error("%s refused: %s", message.task, problems)  # noqa: TRY400 - a trace says no more
         if issubclass(message, Question):
-            _running.desk.refuse(body)
+            _running.process.desk.refuse(body)
         return
-    _running.handlers[message](parsed)
+    with _running.process.busy.working(parsed):
+        _running.handlers[message](parsed)
 
 
 def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> int:
     """Consume the role's queues until SIGTERM or SIGINT; returns the exit code.
 
-    What runs then may take LOOKALIKE_GRACE seconds to end; what does not is in the ledger. Raises StartError
-    and the errors of the parts when the process cannot start. `include` names further task modules.
+    What runs then may take LOOKALIKE_GRACE seconds to end; what does not is given back, as it is at a second
+    signal. Raises StartError and the errors of the parts when the process cannot start. `include` names further
+    task modules.
     """
     global _running  # noqa: PLW0603 - the one per-process context
     app = worker_app(settings)
     app.conf.include = [*app.conf.include, *include]
     app.set_current()
     duty = DUTIES[role]
-    name = f"{role}.{os.getpid()}@{socket.gethostname()}"
     with _open(settings, app) as process:
-        worker_shutting_down.connect(_leave_in_time(process), weak=False)
-        _running = Running(duty.start(process), process.desk)
+        worker_shutting_down.connect(process.departure.ask, weak=False)
+        _running = Running(duty.start(process), process)
         gc.collect()
         gc.freeze()  # what is loaded now stays: a full collection must not walk through it again and again
         heartbeat = process.closing.enter_context(Heartbeat(process.redis, role))
         worker_ready.connect(heartbeat.start, weak=False)
         worker = app.Worker(
-            hostname=name,
+            hostname=f"{role}.{os.getpid()}@{socket.gethostname()}",
             pool="threads",
             concurrency=duty.threads,
             queues=[queue.value for queue in duty.queues],
@@ -94,9 +95,53 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
             loglevel="INFO",
             quiet=True,
         )
-        with Watchdog(worker, lambda: os.kill(os.getpid(), signal.SIGTERM)) as watchdog:
+        consumption = Consumption(worker, process.redis, duty.queues)
+        with Watchdog(_signs(process, consumption), _bite(process)):
             worker.start()
-        return DEAF if watchdog.barked else int(worker.exitcode or 0)
+        return process.departure.code or int(worker.exitcode or 0)
+
+
+def _signs(process: Process, consumption: Consumption) -> list[Sign]:
+    stuck_after = process.settings.stuck_after
+    return [
+        Sign(
+            "nothing to do and yet no more messages are taken",
+            consumption.is_full_of_nothing,
+            DEAF_AFTER,
+            DEAF,
+        ),
+        Sign(
+            "nothing to do, and the messages that wait are not taken",
+            consumption.ignores_its_queue,
+            IGNORING_AFTER,
+            DEAF,
+        ),
+        Sign(
+            f"work does not end in {stuck_after:.0f} s (LOOKALIKE_STUCK_AFTER)",
+            lambda: _stuck(process),
+            0.0,
+            STUCK,
+        ),
+        *process.signs,
+    ]
+
+
+def _stuck(process: Process) -> list[Message]:
+    """What has been worked on for too long; a rebuild may take its time."""
+    old = process.busy.longer_than(process.settings.stuck_after)
+    return [message for message in old if not isinstance(message, Reindex)]
+
+
+def _bite(process: Process) -> Callable[[Sign], None]:
+    """A deaf process has nothing to give back; of a stuck one, what it is stuck in is not excused."""
+
+    def bite(sign: Sign) -> None:
+        if sign.code == DEAF:
+            process.departure.drain(DEAF)
+        else:
+            process.departure.leave(sign.code, guilty=_stuck(process) or process.busy.messages)
+
+    return bite
 
 
 @contextmanager
@@ -109,7 +154,9 @@ def _open(settings: WorkerSettings, app: Celery) -> Iterator[Process]:
         redis = connect(settings)
         closing.callback(redis.close)
         _check_login(redis, settings)
-        yield Process(settings, app, redis, database, threading.Event(), closing)
+        process = Process(settings, app, redis, database, threading.Event(), closing)
+        closing.enter_context(process.claims)
+        yield process
 
 
 def _check_login(redis: Redis, settings: WorkerSettings) -> None:
@@ -120,21 +167,3 @@ def _check_login(redis: Redis, settings: WorkerSettings) -> None:
         raise unavailable(error, settings.redis_url.get_secret_value()) from error
     except RedisError as error:
         log.warning("%s", unavailable(error, settings.redis_url.get_secret_value()))
-
-
-def _leave_in_time(process: Process) -> Callable[..., None]:
-    """Ends the process when the grace period does; what it had not finished is in the ledger."""
-
-    def leave() -> None:
-        log.error("not finished in %.0f s (LOOKALIKE_GRACE): the rest is given back", grace)
-        logging.shutdown()
-        os._exit(OUT_OF_TIME)
-
-    def asked(**_: object) -> None:
-        process.stopping.set()
-        timer = threading.Timer(grace, leave)
-        timer.daemon = True
-        timer.start()
-
-    grace = process.settings.grace
-    return asked

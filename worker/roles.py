@@ -6,15 +6,14 @@ Only the roles that embed import the network, when they start; a search worker n
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -45,6 +44,9 @@ from producer.messages import (
     WatchIndex,
 )
 from worker.app import TICK_LIFE
+from worker.busy import Busy
+from worker.claims import Claims
+from worker.departure import BROKEN, STUCK, Departure
 from worker.desk import Desk, Unanswerable
 from worker.errors import StartError
 from worker.failures import RebuildFailures
@@ -55,10 +57,13 @@ from worker.index.rebuild import BuildSettings, RebuildLimits, due, read_state, 
 from worker.ingest import Ingester, remove
 from worker.jobs import Jobs
 from worker.lookup import Answerer, WrongModel
+from worker.preparing import Preparer
+from worker.quarantine import Quarantine
 from worker.settings import WorkerSettings
 from worker.status import status
 from worker.sweep import sweep
 from worker.thumbnails import thumbnails
+from worker.watchdog import Sign
 
 if TYPE_CHECKING:
     from worker.embedder import Embedder
@@ -89,24 +94,43 @@ class Process:
     stopping: threading.Event
     """Set when the process was asked to stop."""
     closing: ExitStack
+    signs: list[Sign] = field(default_factory=list)
+    """By which the watchdog knows that what a role opened is stuck."""
+    busy: Busy = field(default_factory=Busy)
 
-    @property
+    @cached_property
     def ledger(self) -> Ledger:
         """What is accepted and not yet applied."""
         return Ledger(self.redis, outcome_ttl=self.settings.outcome_ttl)
 
-    @property
+    @cached_property
+    def claims(self) -> Claims:
+        """What this process has claimed in it."""
+        return Claims(self.ledger)
+
+    @cached_property
+    def departure(self) -> Departure:
+        """The end of this process."""
+        return Departure(
+            self.busy,
+            self.claims,
+            lambda message: send(self.app, message),
+            self.settings.grace,
+            self.stopping,
+        )
+
+    @cached_property
     def jobs(self) -> Jobs:
         """Where jobs are done."""
         return Jobs(
             database=self.database,
             ledger=self.ledger,
-            send=lambda job: send(self.app, job),
+            claims=self.claims,
             stopping=self.stopping,
-            stop=lambda: os.kill(os.getpid(), signal.SIGTERM),
+            stop=lambda: self.departure.drain(BROKEN),
         )
 
-    @property
+    @cached_property
     def desk(self) -> Desk:
         """Where questions are answered."""
         return Desk(Mailbox(self.redis, self.settings.lookup_ttl))
@@ -124,14 +148,23 @@ class Duty:
 def _embed(process: Process) -> Handlers:
     embedder, model = _open_embedder(process)
     executor = process.closing.enter_context(ThreadPoolExecutor(FETCH_THREADS, "fetch"))
-    ingester = Ingester(
+    preparer = Preparer(
         database=process.database,
-        ledger=process.ledger,
         model_version_pk=model.pk,
         fetch=embedder.fetch,
         decode_many=embedder.decode_many,
         embed=embedder.embed,
         executor=executor,
+    )
+    quarantine = process.closing.enter_context(
+        Quarantine(process.settings, process.database, model.pk)
+    )
+    ingester = Ingester(
+        database=process.database,
+        ledger=process.ledger,
+        model_version_pk=model.pk,
+        prepare=preparer.prepare,
+        quarantine=quarantine.prepare,
     )
     jobs = process.jobs
     return {IngestChunk: lambda chunk: jobs.do(chunk, ingester.ingest)}
@@ -170,7 +203,7 @@ def _index(process: Process) -> Handlers:
     desk, ledger, jobs = process.desk, process.ledger, process.jobs
     reminder = PinReminder()
     return {
-        RemoveChunk: lambda chunk: jobs.do(chunk, lambda job: remove(database, ledger, job)),
+        RemoveChunk: lambda chunk: jobs.do(chunk, lambda claim: remove(database, ledger, claim)),
         StatusRequest: lambda question: desk.answer(question, lambda: status(database, redis)),
         ThumbnailRequest: lambda question: desk.answer(
             question, lambda: thumbnails(database, question.images)
@@ -210,6 +243,9 @@ def _open_embedder(process: Process) -> tuple[Embedder, ModelVersion]:
     from worker.embedder import Embedder
 
     embedder = process.closing.enter_context(Embedder(process.settings, process.redis))
+    limit = process.settings.embed_timeout
+    complaint = f"the network does not end a batch in {limit:.0f} s (LOOKALIKE_EMBED_TIMEOUT)"
+    process.signs.append(Sign(complaint, lambda: embedder.busy_for > limit, 0.0, STUCK))
     config = embedder.config
     with process.database.writing() as session:
         active = models.active(session)

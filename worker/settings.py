@@ -36,6 +36,8 @@ class WorkerSettings(ProducerSettings):
     """Hosts a worker may fetch pictures from; `*`: any public address."""
     fetch_timeout: float = Field(20.0, gt=0)
     decode_timeout: float = Field(10.0, gt=0)
+    embed_timeout: float = Field(120.0, gt=0)
+    """Seconds that the network may take for one batch: then its process is started anew."""
 
     engine: EngineName = "annoy"
     """What finds candidates: `annoy`; `exact`, no index at all; or `faiss`, with its package installed."""
@@ -59,6 +61,8 @@ class WorkerSettings(ProducerSettings):
 
     grace: float = Field(30.0, gt=0)
     """Seconds that a stopping worker may take to finish what it is doing."""
+    stuck_after: float = Field(600.0, gt=0)
+    """Seconds after which work that does not end has its process started anew; a rebuild may take longer."""
 
     @field_validator("image_roots", mode="before")
     @classmethod

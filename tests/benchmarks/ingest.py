@@ -29,6 +29,7 @@ from tests.benchmarks.report import Report, arguments, workspace
 from worker.embedder import Embedder
 from worker.images.decode import decode
 from worker.ingest import Ingester
+from worker.preparing import Preparer
 from worker.roles import Role
 
 TITLE = "Pictures through the queue beside the bare loop"
@@ -135,18 +136,23 @@ def stages(
         model = models.register(session, config.digest, config.name, config.dimension, {})
     watch.seconds.clear()
     with ThreadPoolExecutor(1) as executor:
-        ingester = Ingester(
+        ledger = Ledger(redis)
+        preparer = Preparer(
             database=database,
-            ledger=Ledger(redis),
             model_version_pk=model.pk,
             fetch=watch.of("fetch", embedder.fetch),
             decode_many=watch.of("decode and thumbnail, in the children", embedder.decode_many),
             embed=watch.of("network", embedder.embed),
             executor=executor,
         )
+        ingester = Ingester(database, ledger, model.pk, preparer.prepare, preparer.prepare)
         begun = time.perf_counter()
         for part in _batches(paths, chunk):
-            ingester.ingest(_chunk(part))
+            job = _chunk(part)
+            ledger.accept([job])
+            claim = ledger.begin(job)
+            assert claim is not None
+            ingester.ingest(claim)
         total = time.perf_counter() - begun
     database.close()
     watch.seconds["the rest: digests, ledger, objects"] = total - sum(watch.seconds.values())

@@ -22,7 +22,7 @@ from db.queries import generations
 from db.session import Database
 from producer.ledger import Ledger
 from producer.messages import ImageRef, IngestChunk, PathImage, Queue
-from tests.fake_worker import take
+from tests.fake_worker import claimed, take
 from tests.unit.worker.index.factories import DIMENSION, Shop
 from worker.heartbeat import Heartbeat
 from worker.images.decode import Decoded
@@ -34,6 +34,7 @@ from worker.index.generation import Generation as GenerationFiles
 from worker.index.slots import FILES as SLOT_FILES
 from worker.index.slots import SlotTable
 from worker.ingest import Ingester
+from worker.preparing import Preparer
 
 
 def run(database: Database, statement: Any) -> None:
@@ -202,14 +203,21 @@ class EmbedWorker:
         self.redis = redis
         self.sources: dict[str, bytes] = {}
         self.taken: list[IngestChunk] = []
-        self.ingester = Ingester(
+        preparer = Preparer(
             database=shop.database,
-            ledger=Ledger(redis),
             model_version_pk=shop.model.pk,
             fetch=self._fetch,
             decode_many=self._decode,
             embed=lambda pixels: pixels.view("<f4"),
             executor=ThreadPoolExecutor(2),
+        )
+        self.ledger = Ledger(redis)
+        self.ingester = Ingester(
+            database=shop.database,
+            ledger=self.ledger,
+            model_version_pk=shop.model.pk,
+            prepare=preparer.prepare,
+            quarantine=preparer.prepare,
         )
 
     def offer(self, shop: Shop, *product_ids: str) -> None:
@@ -236,7 +244,7 @@ class EmbedWorker:
             return False
         assert isinstance(chunk, IngestChunk)
         self.taken.append(chunk)
-        self.ingester.ingest(chunk)
+        self.ingester.ingest(claimed(self.ledger, chunk))
         return True
 
     @contextmanager

@@ -21,6 +21,7 @@ from producer.messages import (
     ImageItem,
     ImageRef,
     IngestChunk,
+    Outcome,
     PathImage,
     Reason,
     Removal,
@@ -30,6 +31,7 @@ from worker.images.decode import Decoded
 from worker.images.errors import ImageError
 from worker.images.fetch import Picture
 from worker.ingest import MAX_ATTEMPTS, Ingester, remove
+from worker.preparing import Preparer
 from worker.sweep import sweep
 
 DIMENSION = 8
@@ -57,15 +59,38 @@ class Bench:
         self.embedded = 0
         with database.writing() as session:
             self.model = models.register(session, "d" * 64, "test", DIMENSION, {})
-        self.ingester = Ingester(
+        self.preparer = Preparer(
             database=database,
-            ledger=self.ledger,
             model_version_pk=self.model.pk,
             fetch=self._fetch,
             decode_many=self._decode,
             embed=self._embed,
             executor=ThreadPoolExecutor(4),
         )
+        self.ingester = Ingester(
+            database=database,
+            ledger=self.ledger,
+            model_version_pk=self.model.pk,
+            prepare=self.preparer.prepare,
+            quarantine=lambda items: pytest.fail("no worker died"),
+        )
+
+    def ingest(self, job: IngestChunk) -> Outcome | None:
+        """Have a worker take the job; None if there is nothing to do."""
+        claim = self.ledger.begin(job)
+        return self.ingester.ingest(claim) if claim is not None else None
+
+    def applied(self, job: IngestChunk) -> Outcome:
+        """What a worker makes of the job."""
+        outcome = self.ingest(job)
+        assert outcome is not None
+        return outcome
+
+    def remove(self, job: RemoveChunk) -> None:
+        """Have a worker take the removal."""
+        claim = self.ledger.begin(job)
+        if claim is not None:
+            remove(self.database, self.ledger, claim)
 
     def _fetch(self, ref: ImageRef) -> Picture:
         assert isinstance(ref, PathImage)
@@ -109,7 +134,7 @@ def bench(database: Database, empty_valkey_url: str) -> Bench:
 
 def test_an_applied_chunk_leaves_the_ledger_and_an_outcome(bench: Bench) -> None:
     job = bench.accept(chunk(item("a"), item("b")))
-    outcome = bench.ingester.ingest(job)
+    outcome = bench.applied(job)
     assert outcome.applied == 2
     assert bench.products() == 2
     assert bench.ledger.size() == 0
@@ -117,8 +142,8 @@ def test_an_applied_chunk_leaves_the_ledger_and_an_outcome(bench: Bench) -> None
 
 
 def test_the_same_bytes_are_embedded_once(bench: Bench) -> None:
-    bench.ingester.ingest(bench.accept(chunk(item("a"))))
-    bench.ingester.ingest(bench.accept(chunk(item("a", version=2), item("a", 2, "again"))))
+    bench.ingest(bench.accept(chunk(item("a"))))
+    bench.ingest(bench.accept(chunk(item("a", version=2), item("a", 2, "again"))))
     assert bench.embedded == 1
     with bench.database.reading() as session:
         known = catalogue.known_embeddings(
@@ -131,7 +156,7 @@ def test_a_vector_that_is_deleted_as_unused_meanwhile_is_made_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`verify --repair` may take it between the look at what is known and the commit."""
-    bench.ingester.ingest(bench.accept(chunk(item("a"))))
+    bench.ingest(bench.accept(chunk(item("a"))))
     digest = hashlib.sha256(b"/a").digest()
     decode = bench._decode
     gone: list[int] = []
@@ -142,8 +167,9 @@ def test_a_vector_that_is_deleted_as_unused_meanwhile_is_made_again(
                 gone.append(audit.delete_embeddings(session, [digest], bench.model.pk))
         return decode(pictures)
 
-    ingester = replace(bench.ingester, decode_many=overtaken)
-    outcome = ingester.ingest(bench.accept(chunk(item("a", 2), item("b"))))
+    preparer = replace(bench.preparer, decode_many=overtaken)
+    bench.ingester = replace(bench.ingester, prepare=preparer.prepare)
+    outcome = bench.applied(bench.accept(chunk(item("a", 2), item("b"))))
     assert (gone, outcome.applied) == ([1], 2)
     assert bench.embedded == 1 + 1 + 2  # a; b, for nothing; a and b
     with bench.database.reading() as session:
@@ -153,24 +179,24 @@ def test_a_vector_that_is_deleted_as_unused_meanwhile_is_made_again(
 
 def test_a_picture_that_is_embedded_later_than_it_was_stored_is_a_change(bench: Bench) -> None:
     """Whoever follows the revisions must hear that it can be found from now on."""
-    bench.ingester.ingest(bench.accept(chunk(item("a", 3), item("b", 3))))
+    bench.ingest(bench.accept(chunk(item("a", 3), item("b", 3))))
     with bench.database.writing() as session:
         digest = hashlib.sha256(b"/a").digest()
         assert audit.delete_embeddings(session, [digest], bench.model.pk) == 1
         before = revisions.current(session)
-    bench.ingester.ingest(bench.accept(chunk(item("a", 3), item("b", 3))))
+    bench.ingest(bench.accept(chunk(item("a", 3), item("b", 3))))
     with bench.database.reading() as session:
         (change,) = catalogue.changes_since(session, before, bench.model.pk)
         assert change.vector is not None
         assert revisions.current(session) == before + 1
-    bench.ingester.ingest(bench.accept(chunk(item("a", 3), item("b", 3))))
+    bench.ingest(bench.accept(chunk(item("a", 3), item("b", 3))))
     with bench.database.reading() as session:
         assert revisions.current(session) == before + 1
 
 
 def test_a_passing_error_is_tried_again_later_and_the_rest_is_applied_now(bench: Bench) -> None:
     bench.fails["/slow"] = ImageError(Reason.FETCH_TIMEOUT, "too slow", transient=True)
-    outcome = bench.ingester.ingest(bench.accept(chunk(item("good"), item("slow"))))
+    outcome = bench.applied(bench.accept(chunk(item("good"), item("slow"))))
     assert outcome.applied == 1
     assert bench.products() == 1
     (failure,) = outcome.failures
@@ -182,7 +208,7 @@ def test_a_passing_error_is_tried_again_later_and_the_rest_is_applied_now(bench:
     del bench.fails["/slow"]
     retried: list[IngestChunk] = []
     assert sweep(bench.ledger, collect(retried), now=time.time() + 120) == 1
-    bench.ingester.ingest(retried[0])
+    bench.ingest(retried[0])
     assert bench.products() == 2
     assert bench.ledger.size() == 0
 
@@ -199,7 +225,7 @@ def collect(into: list[IngestChunk]) -> Callable[[object], None]:
 
 def test_a_passing_error_ends_as_a_dead_letter(bench: Bench) -> None:
     bench.fails["/slow"] = ImageError(Reason.FETCH_TIMEOUT, "too slow", transient=True)
-    outcome = bench.ingester.ingest(bench.accept(chunk(item("slow"), attempt=MAX_ATTEMPTS)))
+    outcome = bench.applied(bench.accept(chunk(item("slow"), attempt=MAX_ATTEMPTS)))
     assert outcome.failures[0].retried_as is None
     assert bench.dead() == {Reason.FETCH_TIMEOUT: 1}
     assert bench.ledger.size() == 0
@@ -208,8 +234,8 @@ def test_a_passing_error_ends_as_a_dead_letter(bench: Bench) -> None:
 def test_a_permanent_error_is_a_dead_letter_at_once_and_once(bench: Bench) -> None:
     bench.fails["/gone"] = ImageError(Reason.NOT_FOUND, "no such file")
     job = bench.accept(chunk(item("gone"), item("good")))
-    bench.ingester.ingest(job)
-    bench.ingester.ingest(job)
+    bench.ingest(job)
+    bench.ingest(job)
     assert bench.dead() == {Reason.NOT_FOUND: 1}
     assert bench.products() == 1
 
@@ -219,10 +245,10 @@ def test_messages_out_of_order_leave_what_the_newest_says(bench: Bench) -> None:
         id=new_id(), accepted_at=time.time(), items=(Removal(product_id="a", version=5),)
     )
     bench.ledger.accept([removal])
-    remove(bench.database, bench.ledger, removal)
-    bench.ingester.ingest(bench.accept(chunk(item("a", version=4))))
+    bench.remove(removal)
+    bench.ingest(bench.accept(chunk(item("a", version=4))))
     assert bench.products() == 0
-    bench.ingester.ingest(bench.accept(chunk(item("a", version=6))))
+    bench.ingest(bench.accept(chunk(item("a", version=6))))
     assert bench.products() == 1
-    remove(bench.database, bench.ledger, removal)
+    bench.remove(removal)
     assert bench.products() == 1

@@ -34,7 +34,7 @@ from producer import (
     UnknownLookup,
     keys,
 )
-from producer.ledger import Ledger
+from producer.ledger import Ledger, follow_up
 from producer.messages import (
     IngestChunk,
     ProductLookup,
@@ -43,7 +43,7 @@ from producer.messages import (
     Selection,
     TasteLookup,
 )
-from tests.fake_worker import TINY_JPEG, FakeWorker, match, take, take_all
+from tests.fake_worker import TINY_JPEG, FakeWorker, claimed, match, take, take_all
 from tests.services import RedisServer, start_valkey
 
 Shop = Callable[..., Producer]
@@ -206,7 +206,7 @@ def test_waiting_follows_retries_to_their_end(shop: Producer, redis: Redis) -> N
     job = take(redis, Queue.INGEST)
     assert isinstance(job, IngestChunk)
     ledger = Ledger(redis)
-    again = ledger.follow_up(job, job.items[:1])
+    again = follow_up(job, job.items[:1])
 
     def failed(product_id: str, retried_as: str | None) -> ItemFailure:
         return ItemFailure(
@@ -218,10 +218,10 @@ def test_waiting_follows_retries_to_their_end(shop: Producer, redis: Redis) -> N
         )
 
     first = Outcome(applied=1, failures=(failed("0", again.id), failed("1", None)))
-    ledger.clear(job, first, follow_up=again)
+    ledger.clear(claimed(ledger, job), first, follow_ups=[again])
     tracker = shop.track(receipts)
     assert (tracker.poll(), tracker.done, tracker.open) == (2, 2, 1)
-    ledger.clear(again, Outcome(applied=0, failures=(failed("0", None),)))
+    ledger.clear(claimed(ledger, again), Outcome(applied=0, failures=(failed("0", None),)))
     done: list[int] = []
     outcome = shop.wait_for(receipts, 10, done.append)
     assert outcome.applied == 1

@@ -10,7 +10,7 @@ from redis import Redis
 
 from producer import keys
 from producer.ids import new_id
-from producer.ledger import GRACE, LONGEST_GRACE, Ledger
+from producer.ledger import CLAIM, GRACE, LONGEST_GRACE, Ledger, follow_up
 from producer.messages import (
     ImageItem,
     IngestChunk,
@@ -23,6 +23,7 @@ from producer.messages import (
     RemoveChunk,
 )
 from producer.settings import ProducerSettings
+from tests.fake_worker import claimed
 
 
 @pytest.fixture
@@ -48,6 +49,11 @@ def later(seconds: float) -> float:
     return time.time() + seconds
 
 
+def run_out(redis: Redis, job: IngestChunk) -> None:
+    """Let the claim on the job run out now."""
+    redis.zadd(keys.LEDGER_LEASES, {job.id: 1.0})
+
+
 def backlog(redis: Redis, queue: Queue) -> None:
     redis.lpush(keys.queue(queue.value), "something")
 
@@ -58,7 +64,7 @@ def test_a_job_stays_until_its_outcome_is_known(ledger: Ledger) -> None:
     assert ledger.outcomes([job.id]) == [None]
     assert ledger.missing([job.id, other.id, "nobody"]) == ["nobody"]
     outcome = Outcome(applied=1)
-    ledger.clear(job, outcome)
+    ledger.clear(claimed(ledger, job), outcome)
     assert ledger.size() == 1
     assert ledger.outcomes([other.id, job.id]) == [None, outcome]
     assert ledger.missing([job.id, other.id]) == []
@@ -103,7 +109,7 @@ def test_a_job_that_was_overtaken_is_sent_again_though_its_queue_is_busy(
     newer = chunk()
     ledger.accept([lost, newer])
     backlog(redis, Queue.INGEST)
-    ledger.clear(newer, Outcome(applied=1))
+    ledger.clear(claimed(ledger, newer), Outcome(applied=1))
     assert ledger.overdue(later(GRACE + 1)) == [lost]
 
 
@@ -119,29 +125,40 @@ def test_queues_are_judged_apart(ledger: Ledger, redis: Redis) -> None:
 def test_a_follow_up_takes_over_in_the_same_step_and_comes_later(ledger: Ledger) -> None:
     job = chunk("a", "b")
     ledger.accept([job])
-    again = ledger.follow_up(job, job.items[:1])
+    again = follow_up(job, job.items[:1])
     assert (again.attempt, again.items) == (2, job.items[:1])
-    ledger.clear(job, Outcome(applied=1), follow_up=again)
+    ledger.clear(claimed(ledger, job), Outcome(applied=1), follow_ups=[again])
     assert ledger.size() == 1
     assert ledger.overdue(later(20)) == []
     assert ledger.overdue(later(40)) == [again]
-    third = ledger.follow_up(again, again.items)
-    ledger.clear(again, Outcome(applied=0), follow_up=third)
+    third = follow_up(again, again.items)
+    ledger.clear(claimed(ledger, again), Outcome(applied=0), follow_ups=[third])
     assert ledger.overdue(later(45)) == []
     assert ledger.overdue(later(80)) == [third]
 
 
-def test_a_job_delivered_twice_breeds_one_retry(ledger: Ledger, redis: Redis) -> None:
+def test_several_follow_ups_come_in_the_same_step(ledger: Ledger) -> None:
     job = chunk("a", "b")
     ledger.accept([job])
-    first, second = (ledger.follow_up(job, job.items[:1]) for _ in range(2))
-    assert ledger.clear(job, Outcome(applied=1), follow_up=first)
-    redis.delete(keys.LEDGER_APPLIED)
-    assert not ledger.clear(job, Outcome(applied=2), follow_up=second)
+    apart = [follow_up(job, [each]) for each in job.items]
+    ledger.clear(claimed(ledger, job), Outcome(applied=0), follow_ups=apart)
+    assert {each.id for each in ledger.overdue(later(60))} == {each.id for each in apart}
+
+
+def test_only_the_newest_claim_says_what_became_of_a_job(ledger: Ledger, redis: Redis) -> None:
+    job = chunk("a", "b")
+    ledger.accept([job])
+    asleep = claimed(ledger, job)
+    run_out(redis, job)
+    awake = claimed(ledger, job)
+    first, second = (follow_up(job, job.items[:1]) for _ in range(2))
+    assert not ledger.clear(asleep, Outcome(applied=2), follow_ups=[second])
     assert ledger.size() == 1
+    assert not redis.exists(keys.LEDGER_APPLIED)
+    assert ledger.clear(awake, Outcome(applied=1), follow_ups=[first])
+    assert not ledger.clear(asleep, Outcome(applied=2), follow_ups=[second])
     assert ledger.outcomes([job.id]) == [Outcome(applied=1)]
     assert ledger.overdue(later(60)) == [first]
-    assert not redis.exists(keys.LEDGER_APPLIED)
 
 
 def test_a_producer_with_a_fast_clock_makes_nobody_look_overtaken(
@@ -151,7 +168,7 @@ def test_a_producer_with_a_fast_clock_makes_nobody_look_overtaken(
         clock.setattr("producer.ids.time.time_ns", lambda: int((time.time() + 3600) * 1e9))
         fast = chunk()
     ledger.accept([fast])
-    ledger.clear(fast, Outcome(applied=1))
+    ledger.clear(claimed(ledger, fast), Outcome(applied=1))
     horizon = redis.zscore(keys.LEDGER_APPLIED, Queue.INGEST.value)
     assert horizon == pytest.approx(time.time(), abs=1)
     time.sleep(0.01)  # ids tell milliseconds apart
@@ -161,29 +178,64 @@ def test_a_producer_with_a_fast_clock_makes_nobody_look_overtaken(
     assert ledger.overdue(later(GRACE + 1)) == []
 
 
-def test_starts_are_counted_until_the_job_is_struck_out(ledger: Ledger, redis: Redis) -> None:
+def test_a_job_has_one_worker_at_a_time(ledger: Ledger, redis: Redis) -> None:
     job = chunk()
     ledger.accept([job])
-    assert [ledger.begin(job), ledger.begin(job)] == [1, 2]
-    ledger.clear(job, Outcome(applied=1))
-    assert ledger.begin(job) == 0
-    assert not redis.exists(keys.LEDGER_STARTS)
+    first = claimed(ledger, job)
+    assert (first.token, first.deaths) == (1, 0)
+    assert ledger.begin(job) is None
+    run_out(redis, job)
+    second = claimed(ledger, job)
+    assert (second.token, second.deaths) == (2, 1)
+    assert ledger.begin(job) is None
+    ledger.clear(second, Outcome(applied=1))
+    assert ledger.begin(job) is None
+    assert not redis.exists(keys.LEDGER_STARTS, keys.LEDGER_LEASES, keys.LEDGER_DUE)
 
 
-def test_an_excused_job_comes_again_soon_and_unbegun_unless_it_has_ended(
+def test_a_claim_lasts_while_it_is_renewed_and_the_job_is_sent_again_when_it_ran_out(
     ledger: Ledger, redis: Redis
 ) -> None:
-    job, ended = chunk(), chunk()
-    ledger.accept([job, ended])
-    ledger.clear(ended, Outcome(applied=1))
-    ledger.begin(job)
-    for each in (job, ended):
-        ledger.hold(each, 500)
-        ledger.excuse(each, after=5)
+    job = chunk()
+    ledger.accept([job])
+    claim = claimed(ledger, job)
+    assert ledger.overdue(later(CLAIM - 2)) == []
+    run_out(redis, job)
+    assert ledger.renew(claim)  # nobody took it meanwhile
+    assert ledger.begin(job) is None
+    assert ledger.overdue(later(CLAIM + 2)) == [job]
+    run_out(redis, job)
+    taken = claimed(ledger, job)
+    assert not ledger.renew(claim)
+    assert ledger.renew(taken)
+    ledger.clear(taken, Outcome(applied=1))
+    assert not ledger.renew(taken)
+    assert not redis.exists(keys.LEDGER_LEASES, keys.LEDGER_DUE)
+
+
+def test_what_is_given_back_comes_again_soon_and_counts_no_death(
+    ledger: Ledger, redis: Redis
+) -> None:
+    job = chunk()
+    ledger.accept([job])
+    claim = claimed(ledger, job)
+    assert ledger.give_back(claim, after=5)
     assert ledger.overdue(later(4)) == []
     assert ledger.overdue(later(6)) == [job]
-    assert redis.zscore(keys.LEDGER_DUE, ended.id) is None
-    assert (ledger.begin(job), ledger.begin(ended)) == (1, 0)
+    again = claimed(ledger, job)
+    assert (again.token, again.deaths) == (2, 0)
+    assert not ledger.give_back(claim, after=5)
+    run_out(redis, job)
+    assert claimed(ledger, job).deaths == 1
+
+
+def test_what_has_ended_cannot_be_given_back(ledger: Ledger, redis: Redis) -> None:
+    job = chunk()
+    ledger.accept([job])
+    claim = claimed(ledger, job)
+    ledger.clear(claim, Outcome(applied=1))
+    assert not ledger.give_back(claim, after=5)
+    assert not redis.exists(keys.LEDGER_EXCUSED, keys.LEDGER_DUE)
 
 
 def test_outcomes_are_kept_for_their_own_time_and_are_small(redis: Redis) -> None:
@@ -191,7 +243,7 @@ def test_outcomes_are_kept_for_their_own_time_and_are_small(redis: Redis) -> Non
     ledger = Ledger(redis, outcome_ttl=5000)
     ledger.accept([job])
     failure = ItemFailure(product_id="a", name=None, reason=Reason.INTERNAL, detail="x" * 10_000)
-    ledger.clear(job, Outcome(applied=0, failures=(failure,)))
+    ledger.clear(claimed(ledger, job), Outcome(applied=0, failures=(failure,)))
     assert 4_990_000 < redis.pttl(keys.outcome(job.id)) <= 5_000_000  # type: ignore[operator]
     assert redis.strlen(keys.outcome(job.id)) < 1000  # type: ignore[operator]
     assert ProducerSettings.model_fields["outcome_ttl"].default == 86_400
@@ -227,6 +279,6 @@ def test_what_is_struck_out_while_it_is_swept_does_not_come_back(
 ) -> None:
     job = chunk()
     ledger.accept([job])
-    ledger.clear(job, Outcome(applied=1))
+    ledger.clear(claimed(ledger, job), Outcome(applied=1))
     ledger._postpone({job.id: 5.0})
     assert redis.zscore(keys.LEDGER_DUE, job.id) is None

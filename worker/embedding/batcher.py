@@ -84,6 +84,7 @@ class MicroBatcher:
         self._requests: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._began: float | None = None
         self._thread = threading.Thread(target=self._run, name="embedder", daemon=True)
         self._thread.start()
 
@@ -124,6 +125,12 @@ class MicroBatcher:
         self.close()
 
     @property
+    def busy_for(self) -> float:
+        """Seconds since the batch in hand was begun; 0 when there is none."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
+    @property
     def _waiting(self) -> int:
         return sum(request.waiting for request in self._requests)
 
@@ -133,7 +140,9 @@ class MicroBatcher:
 
     def _run(self) -> None:
         while pieces := self._next():
+            self._began = time.monotonic()
             self._process(pieces)
+            self._began = None
 
     def _next(self) -> _Pieces:
         """Wait for a batch; nothing when closed and drained."""
