@@ -110,6 +110,12 @@ class Shop:
             ]
         )
 
+    def remember(self, count: int, *, categories: int = 3, seed: int = 0) -> None:
+        """Know what `fill` wrote in another process."""
+        for i, vector in enumerate(vectors(count, seed=seed)):
+            attributes = {"price": i, "even": i % 2 == 0}
+            self.items[f"p{i}"] = Item({"main": vector}, f"c{i % categories}", attributes)
+
     def remove(self, *product_ids: str) -> None:
         """Take products out."""
         self.version += 1
