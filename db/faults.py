@@ -14,6 +14,11 @@ TRANSLATED = (DBAPIError, PoolTimeout, sqlite3.Error, psycopg.Error)
 """What `translate` understands: SQLAlchemy's errors, and the drivers' own from bulk reads."""
 
 _MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
+_AWAY = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.IdleInTransactionSessionTimeout,  # this process slept, and its transaction is gone
+)
 _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY: "another process kept it locked for too long",
     sqlite3.SQLITE_LOCKED: "another process kept it locked for too long",
@@ -38,7 +43,7 @@ def translate(error: BaseException, address: str) -> DatabaseError_ | None:
         return _sqlite(cause, address)
     if isinstance(cause, _MISSING):
         return SchemaOutdated()
-    if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
+    if isinstance(cause, _AWAY):
         return _unreachable(address, _first_line(cause))
     return None
 

@@ -23,6 +23,8 @@ Mode = Literal["reading", "writing", "migrating"]
 
 BUSY_TIMEOUT = 30.0
 """Seconds that a SQLite writer waits for another one."""
+SLEEPER_TIMEOUT = 30.0
+"""Seconds that a writer on PostgreSQL may leave its transaction without a statement."""
 _CONNECT_TIMEOUT = 10
 _IDLE_BEFORE_PING = 1.0
 """Seconds in the pool after which a server connection is tried before it is given out."""
@@ -102,6 +104,8 @@ def _engine(url: URL, mode: Mode) -> Engine:
     event.listen(engine, "connect", _prefer_indexes)
     if mode == "reading":
         event.listen(engine, "connect", _read_one_snapshot)
+    if mode == "writing":
+        event.listen(engine, "connect", _let_no_sleeper_hold_locks)
     event.listen(engine, "checkin", _note_time)
     event.listen(engine, "checkout", _ping_after_idling(engine))
     return engine
@@ -125,6 +129,12 @@ def _read_one_snapshot(connection: Any, record: Any) -> None:
 
     connection.isolation_level = IsolationLevel.REPEATABLE_READ
     connection.read_only = True
+
+
+def _let_no_sleeper_hold_locks(connection: Any, record: Any) -> None:
+    """End the session of a process that was stopped within a transaction: all other writers wait for it."""
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{SLEEPER_TIMEOUT:.0f}s'")
+    connection.commit()
 
 
 def _note_time(connection: Any, record: Any) -> None:

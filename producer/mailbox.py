@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from redis import Redis
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
-"""Seconds between two looks into a mailbox; each pause is half as long again as the one before."""
+"""Seconds between two looks into a mailbox."""
+LATENESS = 1 / 6
+"""Share of the time that it took by which an answer may be found too late."""
 _FINAL = frozenset({AnswerState.DONE, AnswerState.FAILED, AnswerState.EXPIRED})
 _QUEUED = Answer(state=AnswerState.QUEUED).model_dump_json().encode()
 _RUNNING = Answer(state=AnswerState.RUNNING).model_dump_json().encode()
@@ -96,15 +98,14 @@ class Mailbox:
 
     def wait(self, question_id: str, timeout: float | None) -> Answer | None:
         """The answer once it is final, or what lies there after `timeout` seconds; None if nothing does."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = FIRST_PAUSE
+        began = time.monotonic()
         while True:
             answer = self.read(question_id)
-            left = float("inf") if deadline is None else deadline - time.monotonic()
+            waited = time.monotonic() - began
+            left = float("inf") if timeout is None else timeout - waited
             if answer is None or answer.state in _FINAL or left <= 0:
                 return answer
-            time.sleep(min(pause, left))
-            pause = min(pause * 1.5, LONGEST_PAUSE)
+            time.sleep(min(max(FIRST_PAUSE, waited * LATENESS), LONGEST_PAUSE, left))
 
 
 def _parse(raw: bytes) -> Answer:

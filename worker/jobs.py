@@ -39,7 +39,7 @@ MAX_FAILURES = 3
 """Attempts at an item that may end with an error that nobody expected."""
 MAX_DEATHS = 3
 """Workers that may die with a job."""
-MAX_CHUNK_DEATHS = 10
+MAX_CHUNK_DEATHS = 20
 """The same of a chunk of pictures. After two, a process of their own dies of them in the place of the worker, so
 that what still ends workers is hardly the chunk; yet there must be an end."""
 PATIENCE, FIRST_PAUSE, LONGEST_PAUSE = 60.0, 0.5, 10.0

@@ -23,6 +23,7 @@ from producer.messages import Message, Question, Reindex
 from producer.transport import connect, unavailable
 from worker.app import worker_app
 from worker.consumer import Consumption
+from worker.courtesy import step_back
 from worker.departure import DEAF, STUCK
 from worker.heartbeat import Heartbeat
 from worker.roles import DUTIES, Handlers, Process, Role
@@ -77,6 +78,8 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
     app.conf.include = [*app.conf.include, *include]
     app.set_current()
     duty = DUTIES[role]
+    if duty.yields:
+        step_back()
     with _open(settings, app) as process:
         worker_shutting_down.connect(process.departure.ask, weak=False)
         _running = Running(duty.start(process), process)

@@ -46,6 +46,7 @@ from producer.messages import (
 from worker.app import TICK_LIFE
 from worker.busy import Busy
 from worker.claims import Claims
+from worker.courtesy import aside
 from worker.departure import BROKEN, STUCK, Departure
 from worker.desk import Desk, Unanswerable
 from worker.errors import StartError
@@ -143,6 +144,8 @@ class Duty:
     queues: tuple[Queue, ...]
     threads: int
     start: Callable[[Process], Handlers]
+    yields: bool = False
+    """Whether it leaves the processors to whoever else wants them, so that a flood of it delays no lookup."""
 
 
 def _embed(process: Process) -> Handlers:
@@ -215,7 +218,7 @@ def _index(process: Process) -> Handlers:
 
 
 DUTIES: Mapping[Role, Duty] = {
-    Role.EMBED: Duty((Queue.INGEST,), 3, _embed),
+    Role.EMBED: Duty((Queue.INGEST,), 3, _embed, yields=True),
     Role.QUERY: Duty((Queue.QUERY,), 8, _query),
     Role.SEARCH: Duty((Queue.LOOKUP,), 2, _search),
     Role.INDEX: Duty((Queue.CONTROL, Queue.INDEX), 3, _index),
@@ -294,11 +297,13 @@ def _reindex(process: Process, message: Reindex) -> None:
     log.info("rebuilding the index: %s", message.reason)
     settings, failures = process.settings, RebuildFailures(process.redis)
     try:
-        built = rebuild(
-            process.database,
-            settings.data_dir,
-            build_settings(settings),
-            stop=process.stopping.is_set,
+        built = aside(
+            lambda: rebuild(
+                process.database,
+                settings.data_dir,
+                build_settings(settings),
+                stop=process.stopping.is_set,
+            )
         )
     except BuildStopped as stopped:
         log.info("not rebuilt: %s", stopped)

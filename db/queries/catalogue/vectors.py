@@ -178,6 +178,8 @@ def changes_since(
     ):
         for pk, product_pk, category, attributes, changed, vector in rows:
             yield ChangedImage(pk, product_pk, category, as_json(attributes), changed, vector)
+        if len(rows) < block:
+            return
         after, revision = rows[-1][0], rows[-1][4]
 
 
@@ -191,6 +193,8 @@ def attributes_since(
     ):
         for pk, attributes, _ in rows:
             yield ChangedAttributes(pk, as_json(attributes))
+        if len(rows) < block:
+            return
         after, revision = rows[-1][0], rows[-1][2]
 
 
