@@ -41,6 +41,10 @@ demo: $(INSTALLED) ## Run the main job on real pictures; results in OUT=demo-out
 test: $(INSTALLED) ## Run all tests (ARGS='-k name' for some)
 	$(BIN)/pytest $(ARGS)
 
+.PHONY: faults
+faults: $(INSTALLED) ## Try to break every promise, a line for each (two hours; ARGS='redis --short' for some)
+	$(BIN)/python -m tests.faults $(ARGS)
+
 .PHONY: lint
 lint: $(INSTALLED) ## Check style, formatting and who imports whom
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from worker.index.rollback import RollbackRefused, rollback
 from worker.settings import WorkerSettings
 
 PRODUCTS = 40
-LEASE_TTL = 0.9
+LEASE_TTL = 0.4
 PATIENCE = 20.0
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 from alembic import command
+from celery.exceptions import SecurityWarning
 from pydantic import SecretStr
 from redis import Redis
 
@@ -56,6 +58,7 @@ def _published(world: World) -> None:
 def _consume(world: World) -> None:
     """A real worker, which is asked to stop when there is nothing left to do."""
     threading.Thread(target=_stop_when_done, args=[world.redis_url], daemon=True).start()
+    warnings.simplefilter("ignore", SecurityWarning)  # whoever runs the tests may be root
     run(Role.INDEX, _settings(world))
 
 

@@ -108,6 +108,19 @@ def _write_note(directory: Path, described: Manifest, noted: dict[str, object]) 
     """Replace the note; a folder that cannot be written to goes without, and is compared whole each time."""
     path = _note_path(directory)
     part = path.with_suffix(f".{os.getpid()}.part")
-    with contextlib.suppress(OSError):
+    _tidy(path)
+    try:
         part.write_text(json.dumps({"manifest": digest_of(described.encoded())} | noted), "utf-8")
         part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # on a full disk its beginning is there
+
+
+def _tidy(path: Path) -> None:
+    """Remove what processes of this host left that died while they wrote a note."""
+    for part in path.parent.glob(f"{path.stem}.*.part"):
+        pid = part.suffixes[-2][1:]
+        if not Path(f"/proc/{pid}").exists():
+            with contextlib.suppress(OSError):
+                part.unlink()
