@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from db.models import DeadLetter as Table
@@ -52,6 +52,15 @@ class DeadLetter(NewDeadLetter):
     pk: int
 
 
+@dataclass(frozen=True)
+class Which:
+    """Some of the dead letters: those for which everything that is given holds; all, if nothing is."""
+
+    pks: tuple[int, ...] = ()
+    reason: str | None = None
+    product_id: str | None = None
+
+
 def add(session: Session, rows: Sequence[NewDeadLetter]) -> None:
     """Keep the rows; an item of a job that is there already is left as it is (a job may come twice)."""
     if not rows:
@@ -74,9 +83,41 @@ def count_by_reason(session: Session) -> dict[str, int]:
     return dict(sorted((reason, count) for reason, count in rows))
 
 
-def list_(session: Session, *, reason: str | None = None, limit: int = 100) -> list[DeadLetter]:
-    """The newest first, of one reason or of all."""
-    statement = _ROW.order_by(Table.pk.desc()).limit(limit)
-    if reason is not None:
-        statement = statement.where(Table.reason == reason)
+def list_(session: Session, which: Which | None = None, *, limit: int = 100) -> list[DeadLetter]:
+    """The newest first."""
+    statement = _chosen(_ROW, which).order_by(Table.pk.desc()).limit(limit)
     return [DeadLetter(*row) for row in session.execute(statement)]
+
+
+def page(session: Session, which: Which, after: int, limit: int) -> list[DeadLetter]:
+    """The oldest first, from beyond the key `after`."""
+    statement = _chosen(_ROW, which).where(Table.pk > after).order_by(Table.pk).limit(limit)
+    return [DeadLetter(*row) for row in session.execute(statement)]
+
+
+def count(session: Session, which: Which) -> int:
+    """How many there are."""
+    return int(session.execute(_chosen(select(func.count(Table.pk)), which)).scalar_one())
+
+
+def last_key(session: Session) -> int:
+    """The key of the newest; 0 when there is none. What is given up later has a greater one."""
+    return session.execute(select(func.max(Table.pk))).scalar_one() or 0
+
+
+def delete_(session: Session, pks: Sequence[int]) -> int:
+    """Forget these; how many of them were still there."""
+    done = delete(Table).where(Table.pk.in_(pks)).returning(Table.pk)
+    return len(session.execute(done).all())
+
+
+def _chosen(statement: Select[Any], which: Which | None) -> Select[Any]:
+    if which is None:
+        return statement
+    if which.pks:
+        statement = statement.where(Table.pk.in_(which.pks))
+    if which.reason is not None:
+        statement = statement.where(Table.reason == which.reason)
+    if which.product_id is not None:
+        statement = statement.where(Table.product_id == which.product_id)
+    return statement

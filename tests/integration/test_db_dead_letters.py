@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from db.queries import dead_letters
-from db.queries.dead_letters import NewDeadLetter
+from db.queries.dead_letters import NewDeadLetter, Which
 from db.session import Database
 
 
@@ -45,7 +45,7 @@ def test_letters_are_kept_once_listed_and_counted(database: Database) -> None:
             rows[1],
         ]
         assert dead_letters.count_by_reason(session) == {"corrupt_image": 1, "not_found": 2}
-        assert [each.name for each in dead_letters.list_(session, reason="corrupt_image")] == [
-            "back"
-        ]
+        assert [
+            each.name for each in dead_letters.list_(session, Which(reason="corrupt_image"))
+        ] == ["back"]
         assert dead_letters.list_(session, limit=2) == listed[:2]

@@ -44,8 +44,8 @@ PATIENCE, PAUSE = 10, 0.5
 class Embedders(Protocol):
     """Whoever embeds pictures again: see `worker.audit.requeue.Requeue`."""
 
-    sent: int
-
+    @property
+    def sent(self) -> int: ...
     def send(self, pictures: Sequence[tuple[bytes, ImageItem]]) -> None: ...
     @property
     def attended(self) -> bool: ...

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from types import TracebackType
 from typing import Self
 
 from pydantic import ValidationError
 
 from db.queries.audit import Recorded
-from producer.errors import JobTimeout, UnknownJob
-from producer.ids import new_id
 from producer.messages import (
     MAX_CHUNK,
     ImageItem,
     ImageRef,
-    IngestChunk,
     ItemFailure,
     PathImage,
     UrlImage,
 )
-from producer.receipts import Receipt, Tracker
-from producer.room import Room
-from producer.transport import RedisTransport, connect
+from producer.transport import connect
 from worker.heartbeat import beating
+from worker.resending import Resender
 from worker.settings import WorkerSettings
 
 EMBED = "embed"
@@ -87,38 +81,27 @@ def chunked(pictures: Iterable[tuple[bytes, ImageItem]], size: int) -> Iterator[
 
 
 class Requeue:
-    """The queue of the service, for pictures that have to be embedded again. Connects when first used.
-
-    What it does may raise QueueUnavailable, or RedisError; `send` also QueueFull, after `timeout` seconds.
-    """
+    """The queue of the service, for pictures that have to be embedded again. Raises as `Resender` does."""
 
     def __init__(self, settings: WorkerSettings, timeout: float) -> None:
         self._settings = settings
-        self._timeout = timeout
-        self._transport = RedisTransport(settings)
-        self._tracker = Tracker(self._transport)
-        self.sent = 0
+        self._resender = Resender(settings, timeout)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._transport.close()
+    def __exit__(self, *error: object) -> None:
+        self._resender.__exit__(None, None, None)
+
+    @property
+    def sent(self) -> int:
+        """Pictures that were sent so far."""
+        return self._resender.sent
 
     def send(self, pictures: Sequence[tuple[bytes, ImageItem]]) -> None:
         """Write the pictures down in the ledger and publish them; each comes with the digest of its bytes."""
-        room = Room(self._transport, self._settings.max_backlog, "wait", self._timeout)
         for items in chunked(pictures, self._settings.chunk_size):
-            room.wait_for_one()
-            job = IngestChunk(id=new_id(), accepted_at=time.time(), items=tuple(items))
-            room.taken(self._transport.accept([job]))
-            self._tracker.watch([Receipt(job.id, len(items), self._transport)])
-            self.sent += len(items)
+            self._resender.send(items)
 
     @property
     def attended(self) -> bool:
@@ -128,13 +111,9 @@ class Requeue:
 
     def wait(self, on_share: Callable[[float], None]) -> int:
         """Wait until every picture has ended, `timeout` seconds at most; how many have not."""
-        try:
-            self._tracker.wait(self._timeout, lambda done: on_share(done / max(self.sent, 1)))
-        except (JobTimeout, UnknownJob):
-            return self._tracker.open
-        return 0
+        return self._resender.wait(on_share)
 
     @property
     def failures(self) -> tuple[ItemFailure, ...]:
         """The pictures that could not be had again, with the reason of each."""
-        return self._tracker.outcome.failures
+        return self._resender.failures

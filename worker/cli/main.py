@@ -10,7 +10,8 @@ from redis.exceptions import RedisError
 from db.errors import DatabaseError_, InvalidDatabaseUrl
 from producer.errors import LookalikeError
 from producer.transport import unavailable
-from worker.cli.catalogue import dead, migrate
+from worker.cli.catalogue import migrate
+from worker.cli.dead import dead, discard, requeue
 from worker.cli.index import reindex, rollback
 from worker.cli.samples import demo, sample
 from worker.cli.service import health, run, up
@@ -28,7 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (up, run, demo, sample, migrate, reindex, rollback, verify, dead, health):
+for _command in (up, run, demo, sample, migrate, reindex, rollback, verify, health):
+    app.command()(_command)
+app.add_typer(dead, name="dead")
+for _command in (requeue, discard):
     app.command()(_command)
 
 
