@@ -48,6 +48,7 @@ from producer.receipts import Receipt, Tracker
 from producer.recording import RecordingProducer
 from producer.rows import Row
 from producer.settings import ProducerSettings
+from producer.sync import Synced
 from producer.where import parse_where
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "ServiceUnresponsive",
     "SettingsError",
     "StatusReply",
+    "Synced",
     "Tracker",
     "UnknownJob",
     "UnknownLookup",

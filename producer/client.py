@@ -13,6 +13,7 @@ from pydantic import BaseModel, JsonValue
 
 from producer import checks
 from producer.chunks import Chunk, chunks, groups
+from producer.comparison import Comparison, ComparisonReply, ProductList, ProductPage
 from producer.errors import InvalidRequest, LookupTimeout, QueueFull, ServiceUnresponsive
 from producer.ids import new_id
 from producer.lookups import Asked, BatchLookup, Lookup
@@ -35,6 +36,7 @@ from producer.room import Room, WhenFull
 from producer.rows import Row
 from producer.selection import Options, selection
 from producer.settings import ProducerSettings
+from producer.sync import Sync, Synced
 from producer.taste import Pictures, Products, Taste
 from producer.transport import RedisTransport, Transport
 from producer.versions import Versions
@@ -42,6 +44,8 @@ from producer.versions import Versions
 R = TypeVar("R", bound=BaseModel)
 MAX_REMOVALS = 1000
 MAX_THUMBNAILS = 500
+ANSWERED_IN = 60.0
+"""Seconds that the service may take to compare a page of pictures."""
 
 
 class Producer:
@@ -166,6 +170,39 @@ class Producer:
             job = RemoveChunk(id=new_id(), accepted_at=time.time(), items=removals)
             receipts += self._accept([job], room)
         return receipts
+
+    def sync(
+        self,
+        rows: Iterable[Row | Mapping[str, Any]],
+        *,
+        delete: bool = False,
+        dry_run: bool = False,
+        checksum: bool = False,
+        when_full: WhenFull = "wait",
+        timeout: float | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Synced:
+        """Compare a whole catalogue with the service's, and send only what differs.
+
+        Rows are as in `add_many`. A picture is taken for the same when it is from the same path or address, and
+        the product has the same category and attributes; of pictures given as bytes, and with `checksum` of
+        local files, the bytes are compared instead. Products that are not among the rows are counted, and with
+        `delete` removed, unless they were added since the call began. With `dry_run` nothing is sent. `progress`
+        is called with the number of rows compared. Raises ServiceUnresponsive when no worker answers.
+        """
+        return Sync(
+            compare=lambda pictures: self._asked(Comparison, ComparisonReply, pictures=pictures),
+            list_products=lambda after: self._asked(ProductList, ProductPage, after=after),
+            add=lambda missing: self.add_many(missing, when_full=when_full, timeout=timeout),
+            remove=lambda ids, version: self.remove(
+                *ids, version=version, when_full=when_full, timeout=timeout
+            ),
+            began=self._versions.next(),
+            delete=delete,
+            dry_run=dry_run,
+            checksum=checksum,
+            progress=progress or (lambda _: None),
+        ).run(rows)
 
     def wait_for(
         self,
@@ -309,6 +346,10 @@ class Producer:
     def _accept(self, jobs: Sequence[IngestChunk | RemoveChunk], room: Room) -> list[Receipt]:
         room.taken(self._transport.accept(jobs))
         return [Receipt(job.id, len(job.items), self._transport) for job in jobs]
+
+    def _asked(self, question: type[Question], reply: type[R], **fields: object) -> R:
+        built = checks.build(question, **fields, **self._new_question(ANSWERED_IN))
+        return self._ask(built, reply, ANSWERED_IN)
 
     def _ask(self, question: Question, reply: type[R], timeout: float) -> R:
         self._transport.ask(question)

@@ -6,8 +6,18 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from pydantic import BaseModel
+
 from producer import checks
 from producer.client import Producer
+from producer.comparison import (
+    Comparison,
+    ComparisonReply,
+    Pictured,
+    ProductList,
+    ProductPage,
+    Verdict,
+)
 from producer.errors import QueueUnavailable
 from producer.mailbox import LookupState
 from producer.messages import (
@@ -210,14 +220,41 @@ class _Recording:
             return Answer(state=AnswerState.FAILED, failure=self.failure)
         return Answer(state=AnswerState.DONE, reply=self._reply(question).model_dump_json())
 
-    def _reply(self, question: Question) -> Reply | BatchReply | StatusReply | ThumbnailReply:
+    def _reply(self, question: Question) -> BaseModel:
         if isinstance(question, ProductLookup):
             return self._of_products(question)
         if isinstance(question, TasteLookup | PictureLookup):
             return self._of_taste(question)
+        if isinstance(question, Comparison):
+            return ComparisonReply(verdicts=tuple(map(self._verdict, question.pictures)))
+        if isinstance(question, ProductList):
+            return ProductPage(product_ids=tuple(self._products()), next=None)
         return (
             self._status() if isinstance(question, StatusRequest) else ThumbnailReply(thumbnails=())
         )
+
+    def _products(self) -> dict[str, dict[str, ImageItem]]:
+        """What was added and not removed since: products, and their pictures by name."""
+        products: dict[str, dict[str, ImageItem]] = {}
+        for job in self.jobs:
+            if isinstance(job, IngestChunk):
+                for item in job.items:
+                    products.setdefault(item.product_id, {})[item.name] = item
+            elif isinstance(job, RemoveChunk):
+                for removal in job.items:
+                    products.pop(removal.product_id, None)
+        return products
+
+    def _verdict(self, picture: Pictured) -> Verdict:
+        known = self._products().get(picture.product_id, {}).get(picture.name)
+        if known is None:
+            return Verdict.MISSING
+        same = (known.image, known.category, known.attributes) == (
+            picture.image,
+            picture.category,
+            picture.attributes,
+        )
+        return Verdict.SAME if same else Verdict.CHANGED
 
     def _of_products(self, question: ProductLookup) -> BatchReply:
         limit = question.selection.limit
@@ -249,15 +286,10 @@ class _Recording:
         )
 
     def _status(self) -> StatusReply:
-        products = {
-            item.product_id
-            for job in self.jobs
-            if isinstance(job, IngestChunk)
-            for item in job.items
-        }
+        products = self._products()
         return StatusReply(
             products=len(products),
-            images=len(products),
+            images=sum(map(len, products.values())),
             revision=len(self.jobs),
             pending=0,
             model_version=None,

@@ -14,6 +14,14 @@ from pydantic import BaseModel
 from redis import Redis
 
 from producer import keys
+from producer.comparison import (
+    Comparison,
+    ComparisonReply,
+    Pictured,
+    ProductList,
+    ProductPage,
+    Verdict,
+)
 from producer.ledger import JOB_TYPES, Claim, Ledger
 from producer.mailbox import Mailbox
 from producer.messages import (
@@ -47,7 +55,15 @@ TYPES: dict[str, type[Message]] = {
     **JOB_TYPES,
     **{
         each.task: each
-        for each in (ProductLookup, TasteLookup, PictureLookup, StatusRequest, ThumbnailRequest)
+        for each in (
+            ProductLookup,
+            TasteLookup,
+            PictureLookup,
+            StatusRequest,
+            ThumbnailRequest,
+            Comparison,
+            ProductList,
+        )
     },
 }
 J = TypeVar("J", bound=Job)
@@ -108,6 +124,7 @@ class FakeWorker:
         self.generation: GenerationStatus | None = None
         self.rebuild_failure: str | None = None
         self.failure: Failure | None = None
+        self.verdict: Callable[[Pictured], Verdict] = lambda _: Verdict.MISSING
         self.outcome: Callable[[Message], Outcome] = lambda job: Outcome(
             applied=len(job.items)  # type: ignore[attr-defined]
         )
@@ -159,6 +176,10 @@ class FakeWorker:
             return self._batch(question)
         if isinstance(question, TasteLookup | PictureLookup):
             return self._taste(question)
+        if isinstance(question, Comparison):
+            return ComparisonReply(verdicts=tuple(map(self.verdict, question.pictures)))
+        if isinstance(question, ProductList):
+            return ProductPage(product_ids=tuple(self.products), next=None)
         if isinstance(question, ThumbnailRequest):
             jpeg = base64.b64encode(TINY_JPEG).decode()
             return ThumbnailReply(

@@ -24,6 +24,7 @@ from db.queries import models
 from db.queries.models import ModelVersion
 from db.session import Database
 from producer.broker import send
+from producer.comparison import Comparison, ProductList
 from producer.ledger import Ledger
 from producer.mailbox import Mailbox
 from producer.messages import (
@@ -46,6 +47,7 @@ from producer.messages import (
 from worker.app import TICK_LIFE
 from worker.busy import Busy
 from worker.claims import Claims
+from worker.comparing import compare, list_products
 from worker.courtesy import aside
 from worker.departure import BROKEN, STUCK, Departure
 from worker.desk import Desk, Unanswerable
@@ -210,6 +212,10 @@ def _index(process: Process) -> Handlers:
         StatusRequest: lambda question: desk.answer(question, lambda: status(database, redis)),
         ThumbnailRequest: lambda question: desk.answer(
             question, lambda: thumbnails(database, question.images)
+        ),
+        Comparison: lambda question: desk.answer(question, lambda: compare(database, question)),
+        ProductList: lambda question: desk.answer(
+            question, lambda: list_products(database, question)
         ),
         WatchIndex: lambda _: _watch_index(process, reminder),
         Reindex: lambda message: _reindex(process, message),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from producer.comparison import Comparison, ProductList
 from producer.messages import (
     IngestChunk,
     PictureLookup,
@@ -59,6 +60,18 @@ def status(body: object) -> None:
 def thumbnails(body: object) -> None:
     """Give small pictures of products."""
     handle(ThumbnailRequest, body)
+
+
+@shared_task(name=Comparison.task)
+def compare(body: object) -> None:
+    """Compare a shop's pictures with the catalogue's."""
+    handle(Comparison, body)
+
+
+@shared_task(name=ProductList.task)
+def products(body: object) -> None:
+    """List the catalogue's products."""
+    handle(ProductList, body)
 
 
 @shared_task(name=WatchIndex.task)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from producer import checks
-from producer.cli import adding, overview, picking, results
+from producer.cli import adding, overview, picking, results, syncing
 from producer.cli.stall import watched
 from producer.cli.terminal import Terminal, report
 from producer.client import Producer
@@ -112,6 +112,64 @@ def add(
             shop,
             batch,
             Terminal(json, quiet),
+            wait=wait,
+            timeout=timeout,
+            when_full="raise" if fail_when_full else "wait",
+        )
+    raise typer.Exit(code)
+
+
+@app.command()
+def sync(
+    *,
+    source: Annotated[
+        Path, typer.Option("--from", help="The whole catalogue: .csv, .jsonl, or a folder.")
+    ],
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove products that are not in it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Send nothing; say what would be.")
+    ] = False,
+    checksum: Annotated[
+        bool,
+        typer.Option("--checksum", help="Compare the bytes of local files, not where they are."),
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until all is applied; list what failed.")
+    ] = False,
+    timeout: WaitTimeout = None,
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Send local pictures' bytes, for workers elsewhere.")
+    ] = False,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out rows whose picture does not exist.")
+    ] = False,
+    fail_when_full: FailWhenFull = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a whole catalogue with the service's, and send only what differs.
+
+    After a Redis that lost everything, this sends what had not been applied. A picture counts as the same when
+    it is from the same path or address; uploaded ones, and with --checksum local files, when their bytes are the
+    same.
+    """
+    if delete and skip_missing:
+        raise InvalidRequest(
+            "--skip-missing and --delete do not go together: products whose pictures cannot be found would be "
+            "removed"
+        )
+    read = adding.from_catalogue(source, None, {})
+    batch = adding.check(read, upload=upload, skip_missing=skip_missing)
+    with Producer.from_env() as shop:
+        code = syncing.synchronise(
+            shop,
+            batch,
+            Terminal(json, quiet),
+            delete=delete,
+            dry_run=dry_run,
+            checksum=checksum,
             wait=wait,
             timeout=timeout,
             when_full="raise" if fail_when_full else "wait",

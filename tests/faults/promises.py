@@ -6,6 +6,7 @@ from tests.faults import (
     crashes,
     database_outages,
     disk_full,
+    emptied,
     flood,
     index_steps,
     killer,
@@ -29,6 +30,11 @@ PROMISES: tuple[Promise, ...] = (
         "redis",
         "Redis restarted, away, cut off, stopped: consumption resumes within 60 s by itself, 0 lost",
         redis_outages.show,
+    ),
+    Promise(
+        "emptied",
+        "Redis emptied (FLUSHALL): sync restores the missing work, applied work is untouched",
+        emptied.show,
     ),
     Promise(
         "database",

@@ -88,13 +88,13 @@ class Web:
         )
 
     def get(self, url: str) -> tuple[bytes, str]:
-        """Return the body and the address that gave it, without query and credentials; raise ImageError."""
+        """Return the body, and the address as it may be kept (`bare`); raise ImageError."""
         self._deadline.at = time.monotonic() + self._timeout
         target = self._allowed(_parsed(url))
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._asked(target)
             if isinstance(answer, bytes):
-                return answer, _bare(target)
+                return answer, bare(url)
             target = self._allowed(_parsed(answer, target))
         raise ImageError(Reason.FETCH_FAILED, f"more than {MAX_REDIRECTS} redirects")
 
@@ -222,9 +222,9 @@ def _port(url: httpx.URL) -> int:
     return url.port or _PORTS[url.scheme]
 
 
-def _bare(url: httpx.URL) -> str:
-    """The address without what may be secret: user, password, query, fragment."""
-    return str(url.copy_with(username="", password="", query=None, fragment=None))
+def bare(url: str) -> str:
+    """The address without what may be secret: user, password, query, fragment. May raise ImageError."""
+    return str(_parsed(url).copy_with(username="", password="", query=None, fragment=None))
 
 
 def _too_large(limit: int) -> ImageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from db.merge import ImageChange, ProductRemoval
 from db.queries.catalogue.applying import Applied, apply
+from db.queries.catalogue.comparing import StoredImage, live_products, stored_images
 from db.queries.catalogue.finding import (
     Counts,
     Described,
@@ -42,6 +43,7 @@ __all__ = [
     "LiveProduct",
     "NewEmbedding",
     "ProductRemoval",
+    "StoredImage",
     "VectorBlock",
     "add_embeddings",
     "add_thumbnails",
@@ -56,6 +58,8 @@ __all__ = [
     "head",
     "known_embeddings",
     "live_images",
+    "live_products",
+    "stored_images",
     "stream_vectors",
     "thumbnails",
     "vectors_of",
