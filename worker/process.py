@@ -18,9 +18,9 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from db.session import Database
-from migrations import check_schema
 from producer.messages import Message, Question, Reindex
 from producer.transport import connect, unavailable
+from worker import startup
 from worker.app import worker_app
 from worker.consumer import Consumption
 from worker.courtesy import step_back
@@ -150,13 +150,12 @@ def _bite(process: Process) -> Callable[[Sign], None]:
 @contextmanager
 def _open(settings: WorkerSettings, app: Celery) -> Iterator[Process]:
     with ExitStack() as closing:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
         database = Database(settings.database)
         closing.callback(database.close)
-        check_schema(database)
         redis = connect(settings)
         closing.callback(redis.close)
         _check_login(redis, settings)
+        startup.check(settings, database, redis)
         process = Process(settings, app, redis, database, threading.Event(), closing)
         closing.enter_context(process.claims)
         yield process
@@ -168,5 +167,5 @@ def _check_login(redis: Redis, settings: WorkerSettings) -> None:
         redis.ping()
     except (AuthenticationError, NoPermissionError) as error:
         raise unavailable(error, settings.redis_url.get_secret_value()) from error
-    except RedisError as error:
-        log.warning("%s", unavailable(error, settings.redis_url.get_secret_value()))
+    except RedisError:
+        return  # a warning of the checks

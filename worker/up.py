@@ -21,7 +21,8 @@ from db.session import Database
 from migrations import upgrade
 from producer.settings import DEFAULT_REDIS_URL, ProducerSettings
 from producer.transport import connect, unavailable
-from worker import valkey
+from worker import startup, valkey
+from worker.departure import BROKEN, DEAF, OUT_OF_TIME, STUCK
 from worker.errors import StartError
 from worker.heartbeat import beating
 from worker.roles import Role
@@ -35,6 +36,15 @@ BEAT = "beat"
 RESTART_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds before a process that died is started again; doubled each time that it lived short."""
 SHORT_LIFE = 60.0
+LEAVING = 3.0
+"""Seconds that a process needs beyond its grace period to give back what it did not finish."""
+_ENDS = {
+    0: "as if asked to",
+    OUT_OF_TIME: "its grace period was over",
+    DEAF: "it took no more messages",
+    STUCK: "its work did not end",
+    BROKEN: "its device failed",
+}
 
 
 @dataclass
@@ -50,6 +60,26 @@ class Child:
     due: float | None = None
     """When to start it again, on the monotonic clock, while it is dead."""
 
+    def is_to_start(self) -> bool:
+        """Whether it is dead and its pause is over; says so when it is found dead."""
+        if self.pid is not None:
+            return False
+        now = time.monotonic()
+        if self.due is not None:
+            return now >= self.due
+        short = now - self.started < SHORT_LIFE
+        self.pause = min(self.pause * 2, LONGEST_PAUSE) if short else RESTART_PAUSE
+        self.due = now + self.pause
+        code = self.process.returncode if self.process else None
+        log.warning(
+            "%s died (%s; %s); starting it again in %.0f s",
+            self.name,
+            in_words(code),
+            self.log,
+            self.pause,
+        )
+        return False
+
     def start(self, environment: Mapping[str, str]) -> None:
         """Start it in a session of its own: a Ctrl-C on the terminal is for the one that stops it."""
         with self.log.open("ab") as output:
@@ -61,7 +91,11 @@ class Child:
                 stderr=output,
                 start_new_session=True,
             )
-        self.started = time.monotonic()
+        self.began()
+
+    def began(self) -> None:
+        """It was started."""
+        self.started, self.due = time.monotonic(), None
 
     @property
     def pid(self) -> int | None:
@@ -81,7 +115,7 @@ class Service:
     embedded_url: str = DEFAULT_REDIS_URL
     """Where the service's own server listens, when the settings name none."""
     children: list[Child] = field(default_factory=list)
-    server: subprocess.Popen[bytes] | None = None
+    server: Child | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -106,11 +140,7 @@ class Service:
         if self.settings.embedded_redis:
             self._start_server()
         self._check_redis()
-        database = Database(self.settings.database)
-        try:
-            upgrade(database)
-        finally:
-            database.close()
+        self._check_rest()
         environment = os.environ | self.settings.environment() | {PARENT: str(os.getpid())}
         for name in [*Role, BEAT]:
             child = Child(
@@ -122,7 +152,10 @@ class Service:
 
     def _start_server(self) -> None:
         url = self.embedded_url
-        self.server = valkey.start(url, self.settings.data_dir / "valkey", self.logs / "valkey.log")
+        server = self.server or Child("the embedded server", [], self.logs / "valkey.log")
+        server.process = valkey.start(url, self.settings.data_dir / "valkey", server.log)
+        server.began()
+        self.server = server
         self.settings = self.settings.with_(redis_url=SecretStr(url))
 
     def _check_redis(self) -> None:
@@ -132,6 +165,15 @@ class Service:
             except RedisError as error:
                 url = self.settings.redis_url.get_secret_value()
                 raise unavailable(error, url) from error
+
+    def _check_rest(self) -> None:
+        database = Database(self.settings.database)
+        try:
+            upgrade(database)
+            with connect(self.settings) as client:
+                startup.check(self.settings, database, client)
+        finally:
+            database.close()
 
     def _wait_ready(self, on_ready: Callable[[str], None]) -> None:
         waiting = {child.name for child in self.children}
@@ -155,29 +197,20 @@ class Service:
         """Start again what dies, until `stop_soon`."""
         environment = os.environ | self.settings.environment() | {PARENT: str(os.getpid())}
         while not self._stopping.wait(0.5):
-            if self.server is not None and self.server.poll() is not None:
-                raise StartError(f"the embedded server died; {self.logs / 'valkey.log'} says why")
+            if self.server is not None and self.server.is_to_start():
+                self._restart_server(self.server)
             for child in self.children:
-                if child.pid is None:
-                    self._restart(child, environment)
+                if child.is_to_start():
+                    child.start(environment)
 
-    def _restart(self, child: Child, environment: Mapping[str, str]) -> None:
-        now = time.monotonic()
-        if child.due is None:
-            short = now - child.started < SHORT_LIFE
-            child.pause = min(child.pause * 2, LONGEST_PAUSE) if short else RESTART_PAUSE
-            child.due = now + child.pause
-            code = child.process.returncode if child.process else None
-            log.warning(
-                "%s died (exit code %s; %s); starting it again in %.0f s",
-                child.name,
-                code,
-                child.log,
-                child.pause,
-            )
-        elif now >= child.due:
-            child.due = None
-            child.start(environment)
+    def _restart_server(self, server: Child) -> None:
+        """On the same port and folder: its append-only file has what was written, and workers find it again."""
+        try:
+            self._start_server()
+        except StartError as error:
+            log.error("not started: %s", error)  # noqa: TRY400
+            server.started = time.monotonic()
+            server.due = None
 
     @property
     def stopping(self) -> bool:
@@ -185,16 +218,29 @@ class Service:
         return self._stopping.is_set()
 
     def stop_soon(self, *_: object) -> None:
-        """Make `watch` return; safe to call from a signal handler."""
+        """Make `watch` return; at the second call have processes stop at once. Safe in a signal handler."""
+        if self._stopping.is_set():
+            for child in self.children:
+                if child.process is not None and child.process.returncode is None:
+                    child.process.send_signal(signal.SIGTERM)
         self._stopping.set()
 
     def stop(self) -> None:
         """Stop everything: the processes together, once they finished what they do, and the server last."""
         self._stopping.set()
         running = [child.process for child in self.children if child.process is not None]
-        _stop(running, self.settings.grace)
-        if self.server is not None:
-            _stop([self.server], self.settings.grace)
+        _stop(running, self.settings.grace + LEAVING)
+        if self.server is not None and self.server.process is not None:
+            _stop([self.server.process], self.settings.grace)
+
+
+def in_words(code: int | None) -> str:
+    """What a process ended with, and what that means."""
+    if code is None:
+        return "it never ran"
+    if code < 0:
+        return f"signal {-code}, {signal.strsignal(-code)}"
+    return f"exit code {code}, {_ENDS[code]}" if code in _ENDS else f"exit code {code}"
 
 
 def _stop(processes: list[subprocess.Popen[bytes]], grace: float) -> None:

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from producer import Producer, keys
+from producer import Producer, QueueUnavailable, keys
 from tests.services import start_valkey
 from tests.stack import embedded, producer_of, running, save_picture, stack_settings
 from worker import valkey
-from worker.up import Service
+from worker.departure import DEAF, OUT_OF_TIME
+from worker.up import Service, in_words
 
 WAIT = 90.0
 
@@ -66,6 +67,52 @@ def test_a_killed_worker_is_started_again_and_goes_on(watched: Service, tmp_path
     finally:
         watched.stop()
         watcher.join()
+
+
+def test_a_killed_server_is_started_again_and_nothing_is_lost(
+    watched: Service, tmp_path: Path
+) -> None:
+    try:
+        watched.start()
+        watcher = threading.Thread(target=watched.watch)
+        watcher.start()
+        with producer_of(watched) as shop:
+            rows = [
+                {"product_id": f"p{seed}", "image": save_picture(tmp_path / f"{seed}.jpg", seed)}
+                for seed in range(200)
+            ]
+            shop.add_many(rows)
+            assert watched.server is not None
+            killed = watched.server.pid
+            assert killed is not None
+            os.kill(killed, signal.SIGKILL)
+            wait_until(lambda: watched.server.pid not in (None, killed))  # type: ignore[union-attr]
+            wait_until(lambda: _backlog(shop) == 0)
+            assert shop.status(timeout=WAIT).products == len(rows)
+    finally:
+        watched.stop()
+        watcher.join()
+
+
+def _backlog(shop: Producer) -> int | None:
+    try:
+        return shop.backlog()
+    except QueueUnavailable:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (None, "never ran"),
+        (-9, "signal 9, Killed"),
+        (1, "exit code 1"),
+        (DEAF, "took no more messages"),
+        (OUT_OF_TIME, "grace period"),
+    ],
+)
+def test_an_end_is_said_in_words(code: int | None, words: str) -> None:
+    assert words in in_words(code)
 
 
 def test_children_end_with_the_process_that_started_them(tmp_path: Path) -> None:

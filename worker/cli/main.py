@@ -14,7 +14,7 @@ from worker.cli.catalogue import migrate
 from worker.cli.dead import dead, discard, requeue
 from worker.cli.index import reindex, rollback
 from worker.cli.samples import demo, sample
-from worker.cli.service import health, run, up
+from worker.cli.service import check, health, run, up
 from worker.cli.shell import BAD_USAGE, FAILED, INTERRUPTED, fail, settings
 from worker.cli.verify import verify
 from worker.embedding.errors import ModelError
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (up, run, demo, sample, migrate, reindex, rollback, verify, health):
+for _command in (up, run, demo, sample, migrate, reindex, rollback, verify, check, health):
     app.command()(_command)
 app.add_typer(dead, name="dead")
 for _command in (requeue, discard):

@@ -16,11 +16,13 @@ from db.address import parse, shown
 from producer.transport import connect, public_address
 from worker.cli.shell import (
     FAILED,
+    AsJson,
     ProcessName,
     catalogue,
     console,
     fail,
     log_to_stderr,
+    print_json,
     settings,
 )
 from worker.errors import StartError
@@ -44,7 +46,7 @@ def up() -> None:
                 _show(service)
             service.watch()
         finally:
-            console.print("Stopping …")
+            console.print("Stopping …  (Ctrl-C again: at once)")
             service.stop()
     console.print("Stopped; nothing that was accepted is lost.")
 
@@ -94,6 +96,29 @@ def run(
     from worker.roles import Role
 
     sys.exit(run_worker(Role(process.value), found))
+
+
+def check(as_json: AsJson = False) -> None:
+    """Look at settings, disk, catalogue, index, model and Redis; exit with 1 if the service cannot run so."""
+    from worker.startup import Severity, examine
+
+    found = settings()
+    with catalogue(found) as database, connect(found) as client:
+        findings = examine(found, database, client)
+    if as_json:
+        print_json([vars(finding) for finding in findings])
+    else:
+        marks = {
+            Severity.FINE: "[green]✓[/]",
+            Severity.WARNING: "[yellow]![/]",
+            Severity.FATAL: "[red]✗[/]",
+        }
+        for finding in findings:
+            console.print(f"{marks[finding.severity]} {finding.subject}", end="")
+            said = f": {finding.message}" if finding.message else ""
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
+    if any(finding.severity is Severity.FATAL for finding in findings):
+        sys.exit(FAILED)
 
 
 def health(
