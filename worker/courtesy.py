@@ -6,6 +6,7 @@ end with their work. What is started from there inherits it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -20,9 +21,9 @@ NICENESS = 10
 
 def step_back() -> None:
     """Lower the priority of this thread for good; of the process, when called before it has others."""
-    if (
-        sys.platform == "linux"
-    ):  # elsewhere a priority is the process's, and so of what must be quick too
+    if sys.platform != "linux":
+        return  # a priority is the whole process's there, and so of what must be quick, too
+    with contextlib.suppress(OSError):  # a container may forbid it
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
