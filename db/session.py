@@ -133,7 +133,8 @@ def _read_one_snapshot(connection: Any, record: Any) -> None:
 
 def _let_no_sleeper_hold_locks(connection: Any, record: Any) -> None:
     """End the session of a process that was stopped within a transaction: all other writers wait for it."""
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{SLEEPER_TIMEOUT:.0f}s'")
+    milliseconds = round(1000 * SLEEPER_TIMEOUT)
+    connection.execute(f"SET idle_in_transaction_session_timeout = {milliseconds}")
     connection.commit()
 
 

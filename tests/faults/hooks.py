@@ -35,6 +35,31 @@ def hurried(claim: float = 3.0, grace: float = 3.0, **more: Any) -> Iterator[Non
             stack.enter_context(deadly())
         if more.get("slow"):
             stack.enter_context(slow(more["slow"]))
+        if more.get("deaf"):
+            stack.enter_context(deaf(more["deaf"]))
+        yield
+
+
+@contextmanager
+def deaf(how: str) -> Iterator[None]:
+    """It takes no more messages: it is `full` of what it has done, or nobody listens (`cancelled`)."""
+    from celery.worker.consumer import tasks
+    from kombu.transport.virtual.base import QoS
+
+    with ExitStack() as stack:
+        stack.enter_context(patch("worker.process.DEAF_AFTER", 1.0))
+        stack.enter_context(patch("worker.process.IGNORING_AFTER", 1.0))
+        if how == "full":
+            stack.enter_context(patch.object(QoS, "can_consume", lambda _: False))
+        else:
+            start = tasks.Tasks.start
+
+            def started(step: Any, consumer: Any) -> None:
+                start(step, consumer)
+                consumer.task_consumer.cancel()
+                consumer.task_consumer.consume = lambda *_, **__: None
+
+            stack.enter_context(patch.object(tasks.Tasks, "start", started))
         yield
 
 

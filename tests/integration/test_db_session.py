@@ -101,6 +101,21 @@ def test_connections_that_the_server_closed_are_replaced(
         database.close()
 
 
+def test_a_writer_that_sleeps_in_its_transaction_does_not_stop_the_others_for_ever(
+    postgresql_databases: DatabaseFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.session.SLEEPER_TIMEOUT", 0.1)
+    with postgresql_databases.migrated() as url:
+        sleeper, other = Database(url), Database(url)
+        with pytest.raises(DatabaseUnavailable), sleeper.writing() as session:
+            revisions.lock(session)
+            with other.writing() as second:  # waits until the server ends the sleeper's session
+                revisions.take_next(second)
+            revisions.current(session)
+        sleeper.close()
+        other.close()
+
+
 def test_sqlite_makes_its_folder_and_waits_for_nobody_to_read(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "catalogue.db"
     database = Database(f"sqlite:///{path}")
