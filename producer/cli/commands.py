@@ -41,6 +41,13 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wai
 FailWhenFull = Annotated[
     bool, typer.Option("--fail-when-full", help="Fail instead of waiting for the workers.")
 ]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until all is applied; list what failed.")]
+Upload = Annotated[
+    bool, typer.Option("--upload", help="Send local pictures' bytes, for workers elsewhere.")
+]
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out rows whose picture does not exist.")
+]
 WaitTimeout = Annotated[
     float | None, typer.Option("--timeout", min=0, help="Seconds to --wait at most.")
 ]
@@ -76,16 +83,10 @@ def add(
     attr: Annotated[
         list[str] | None, typer.Option("--attr", "-a", help="KEY=VALUE. May be repeated.")
     ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until all is applied; list what failed.")
-    ] = False,
+    wait: Wait = False,
     timeout: WaitTimeout = None,
-    upload: Annotated[
-        bool, typer.Option("--upload", help="Send local pictures' bytes, for workers elsewhere.")
-    ] = False,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out rows whose picture does not exist.")
-    ] = False,
+    upload: Upload = False,
+    skip_missing: SkipMissing = False,
     fail_when_full: FailWhenFull = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -135,16 +136,10 @@ def sync(
         bool,
         typer.Option("--checksum", help="Compare the bytes of local files, not where they are."),
     ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until all is applied; list what failed.")
-    ] = False,
+    wait: Wait = False,
     timeout: WaitTimeout = None,
-    upload: Annotated[
-        bool, typer.Option("--upload", help="Send local pictures' bytes, for workers elsewhere.")
-    ] = False,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out rows whose picture does not exist.")
-    ] = False,
+    upload: Upload = False,
+    skip_missing: SkipMissing = False,
     fail_when_full: FailWhenFull = False,
     json: Json = False,
     quiet: Quiet = False,

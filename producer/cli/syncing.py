@@ -26,7 +26,10 @@ def synchronise(
     """Compare, send what differs, wait for it if asked to, and show it; returns the exit code."""
     if batch.skipped:
         terminal.note(f"{len(batch.skipped):,} rows are left out: there is no such picture")
-    with terminal.meter(batch.pictures, waiting=False) as meter, watched(shop, terminal):
+    with (
+        terminal.meter(batch.pictures, waiting=False, done="compared") as meter,
+        watched(shop, terminal),
+    ):
         synced = shop.sync(
             batch.rows(),
             delete=delete,

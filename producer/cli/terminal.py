@@ -56,15 +56,15 @@ class Terminal:
         sys.stderr.write(f"warning: {visible(text)}\n")
 
     @contextmanager
-    def meter(self, total: int, *, waiting: bool) -> Iterator[Meter]:
+    def meter(self, total: int, *, waiting: bool, done: str = "accepted") -> Iterator[Meter]:
         """Show progress while the block runs: bars on a terminal, a line now and then elsewhere."""
         if self.quiet or self.json:
             yield _no_meter
         elif sys.stderr.isatty():
             with _bars() as progress:
-                yield _bar_meter(progress, total, waiting=waiting)
+                yield _bar_meter(progress, total, done, waiting=waiting)
         else:
-            yield _LineMeter(total)
+            yield _LineMeter(total, done)
 
 
 def visible(text: str) -> str:
@@ -110,9 +110,9 @@ def _bars() -> Progress:
     )
 
 
-def _bar_meter(progress: Progress, total: int, *, waiting: bool) -> Meter:
+def _bar_meter(progress: Progress, total: int, done: str, *, waiting: bool) -> Meter:
     started = time.monotonic()
-    accepting = progress.add_task("accepted", total=total, rate="")
+    accepting = progress.add_task(done, total=total, rate="")
     applying = progress.add_task("applied", total=total, rate="") if waiting else None
 
     def update(accepted: int, applied: int | None) -> None:
@@ -127,8 +127,9 @@ def _bar_meter(progress: Progress, total: int, *, waiting: bool) -> Meter:
 class _LineMeter:
     """A line every few seconds, for logs."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, done: str) -> None:
         self._total = total
+        self._done = done
         self._next = time.monotonic() + LINE_EVERY
 
     def __call__(self, accepted: int, applied: int | None) -> None:
@@ -136,5 +137,5 @@ class _LineMeter:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + LINE_EVERY
-        done = "" if applied is None else f", {applied:,} applied"
-        sys.stderr.write(f"{accepted:,} of {self._total:,} pictures accepted{done}\n")
+        more = "" if applied is None else f", {applied:,} applied"
+        sys.stderr.write(f"{accepted:,} of {self._total:,} pictures {self._done}{more}\n")
