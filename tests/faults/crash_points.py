@@ -52,6 +52,8 @@ _NOT_POINTS = frozenset(
         # Calls of the same names that do something else: their own points are inside.
         "publish in producer.cli.commands.add",
         "publish in worker.audit.repair.Repairer._mend_block",
+        "publish in worker.audit.requeue.Requeue.send",
+        "publish in worker.letters.requeue",
         "publish in producer.transport.RedisTransport.accept",
     }
 )

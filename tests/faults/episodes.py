@@ -8,14 +8,22 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import cast
 
+from pydantic import SecretStr
+from sqlalchemy import update
+
+from db.models import DeadLetter
 from db.queries import fences
+from db.queries.dead_letters import Which
 from producer.client import Producer
 from producer.messages import Job, Queue, Reason, Removal
 from tests.fake_worker import take
 from tests.faults.world import Worker, World, item, wanted
+from worker import letters
 from worker.busy import Busy
 from worker.departure import Departure
 from worker.jobs import MAX_DEATHS
+from worker.resending import Resender
+from worker.settings import WorkerSettings
 from worker.sweep import sweep
 
 RETURNED = "returned"
@@ -49,7 +57,7 @@ def check_jobs(*live: str, dead: dict[str, Reason] | None = None) -> Callable[[W
     def check(world: World) -> list[str]:
         with world.worker() as worker:
             found = worker.vectors()
-            letters = Counter((each.product_id, each.reason) for each in worker.letters())
+            given_up = Counter((each.product_id, each.reason) for each in worker.letters())
             left = worker.ledger.size()
             bookkeeping = cast("list[bytes]", worker.redis.keys("lookalike:ledger:*"))
         truth = {f"{id_}/main": wanted(id_) for id_ in live}
@@ -62,8 +70,8 @@ def check_jobs(*live: str, dead: dict[str, Reason] | None = None) -> Callable[[W
         problems += [f"should not be there: {each}" for each in found.keys() - truth.keys()]
         wrong = [each for each in truth.keys() & found.keys() if truth[each] != found[each]]
         problems += [f"wrong vector: {each}" for each in wrong]
-        if letters != expected:
-            problems.append(f"dead letters {dict(letters)} instead of {dict(expected)}")
+        if given_up != expected:
+            problems.append(f"dead letters {dict(given_up)} instead of {dict(expected)}")
         return problems
 
     return check
@@ -184,6 +192,39 @@ def _asleep(world: World) -> None:
         raise AssertionError("a late writer was not refused")
 
 
+# -- an operator ----------------------------------------------------------------------------------
+
+
+def _given_up(world: World) -> None:
+    with world.worker() as worker:
+        for each in ("late", "later"):
+            worker.do(worker.accept(item(each, path=f"/missing/{each}")))
+        # Their pictures are there by now.
+        with worker.database.writing() as session:
+            for letter in worker.letters():
+                message = item(str(letter.product_id)).model_dump(mode="json")
+                session.execute(
+                    update(DeadLetter).where(DeadLetter.pk == letter.pk).values(message=message)
+                )
+
+
+def _requeue(world: World) -> None:
+    settings = WorkerSettings(redis_url=SecretStr(world.redis_url), chunk_size=1)
+    with world.worker() as worker, Resender(settings, 5.0) as resender:
+        letters.requeue(worker.database, Which(), resender, 1)
+
+
+def _requeued(world: World) -> None:
+    """The operator sees that it did not end, and does it again."""
+    _requeue(world)
+    settle_jobs(world)
+
+
+def _discard(world: World) -> None:
+    with world.worker() as worker:
+        letters.discard(worker.database, Which())
+
+
 def _jobs(
     name: str, prepare: Callable[[World], None], act: Callable[[World], None], *live: str
 ) -> Episode:
@@ -211,4 +252,6 @@ JOBS: tuple[Episode, ...] = (
     ),
     _jobs("give back", _accept("a", "b"), _give_back, "a", "b"),
     _jobs("sweep", _lost_by_the_queue, _sweep, "a", "b"),
+    Episode("requeue", _given_up, _requeue, _requeued, check_jobs("late", "later")),
+    Episode("discard", _given_up, _discard, _discard, check_jobs(), only="letters"),
 )
