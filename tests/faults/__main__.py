@@ -30,7 +30,9 @@ def main() -> None:
     scale = Scale(short=arguments.short, seed=arguments.seed)
     results = {promise.name: _run(promise, scale) for promise in chosen}
     OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps({"short": scale.short, "seed": scale.seed, "promises": results}, indent=2))
+    OUT.write_text(
+        json.dumps({"short": scale.short, "seed": scale.seed, "promises": results}, indent=2)
+    )
     sys.exit(any(result["broken"] for result in results.values()))
 
 

@@ -451,6 +451,22 @@ def _lease_row(session: Any) -> int:
     return token
 
 
+def test_whose_files_were_removed_blames_the_lost_lease(database: Database, data_dir: Path) -> None:
+    """And not the disk: it slept, another one took the lease, and cleaned up after it."""
+    Shop(database).fill(40)
+
+    def oversleep(step: str) -> None:
+        if step == "sorted":
+            with database.writing() as session:
+                leases.release(session, generations.LEASE, _lease_row(session))
+            build(database, data_dir)
+
+    with pytest.raises(BuildSuperseded, match="another process took it"):
+        rebuild(database, data_dir, QUICK, checkpoint=oversleep)
+    assert open_current(database, data_dir).manifest.number == 1
+    assert len(list(data_dir.iterdir())) == 1
+
+
 def test_who_was_overtaken_publishes_nothing(sqlite_database: Database, data_dir: Path) -> None:
     """Another generation became current after this one's data were read."""
     Shop(sqlite_database).fill(40)

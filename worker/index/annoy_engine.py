@@ -65,6 +65,14 @@ class AnnoyEngine:
 
     def self_test(self) -> None:
         """Compare Annoy with brute force on a tiny set; raises EngineBroken with what to do when they disagree."""
+        try:
+            self._try()
+        except OSError as error:
+            raise EngineBroken(
+                f"Annoy cannot be tried: {error}; check the disk of temporary files (TMPDIR)"
+            ) from error
+
+    def _try(self) -> None:
         points = np.random.default_rng(7).standard_normal((64, 8)).astype(np.float32)
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             path = Path(folder) / TREE

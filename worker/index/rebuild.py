@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from db.queries import catalogue, generations, models
+from db.errors import DatabaseError_
+from db.queries import catalogue, generations, leases, models
 from db.queries.generations import LEASE, NewGeneration
 from db.session import Database
 from worker.index import cleanup, identity
 from worker.index.builder import Builder, BuildSettings, Built, Checkpoint, Progress
-from worker.index.errors import BuildStopped, BuildSuperseded
+from worker.index.errors import BuildFailed, BuildStopped, BuildSuperseded
 from worker.index.generation import Expected, damage
 from worker.lease import TTL, Lease, LeaseHeld, LeaseLost
 
@@ -200,7 +201,7 @@ def rebuild(
                 checkpoint=_guarded(lease, checkpoint, stop),
                 stop=stop,
             )
-            built = builder.build()
+            built = _build(builder, database, lease.token)
             if built is not None:
                 publish(database, built, lease.token, over_pin=over_pin)
                 checkpoint("published")
@@ -211,6 +212,30 @@ def rebuild(
         log.info("no rebuild: %s", held)
         return None
     return None if built is None else _rebuilt(built, time.monotonic() - began)
+
+
+def _build(builder: Builder, database: Database, token: int) -> Built | None:
+    """Build. Who fails after losing the lease blames that: whoever took it removed the files of this build."""
+    try:
+        return builder.build()
+    except (BuildStopped, BuildSuperseded):
+        raise
+    except BuildFailed as error:
+        if not _holds(database, token):
+            raise BuildSuperseded(
+                f"the build stopped: the lease {LEASE!r} ran out, or another process took it"
+            ) from error
+        raise
+
+
+def _holds(database: Database, token: int) -> bool:
+    """Whether the lease is still held, as far as anybody can tell."""
+    try:
+        with database.reading() as session:
+            holder = leases.holder(session, LEASE)
+    except DatabaseError_:
+        return True
+    return holder is not None and holder.token == token
 
 
 def _pinned(database: Database) -> bool:

@@ -324,6 +324,17 @@ def test_an_annoy_whose_file_is_laid_out_otherwise_is_refused(
         AnnoyEngine().self_test()
 
 
+def test_a_full_disk_of_temporary_files_is_not_blamed_on_annoy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(annoy_engine, "_planted", full)
+    with pytest.raises(EngineBroken, match=r"No space left on device.*TMPDIR"):
+        AnnoyEngine().self_test()
+
+
 def test_annoy_is_never_given_nan(tmp_path: Path) -> None:
     source = source_of(vectors(4))
     source.rotation.mean[3] = np.nan

@@ -188,6 +188,21 @@ def test_a_folder_that_cannot_be_written_to_is_read_whole_each_time(
         Generation.open(folder)
 
 
+def test_a_note_that_does_not_fit_on_the_disk_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.write_text
+
+    def full(path: Path, text: str, *rest: str) -> None:
+        real(path, text[:100], *rest)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    before = sorted(folder.iterdir())
+    Generation.open(folder)
+    assert sorted(folder.iterdir()) == before
+
+
 def test_what_changes_while_it_is_read_is_not_noted(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
