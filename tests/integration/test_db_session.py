@@ -107,11 +107,16 @@ def test_a_writer_that_sleeps_in_its_transaction_does_not_stop_the_others_for_ev
     monkeypatch.setattr("db.session.SLEEPER_TIMEOUT", 0.1)
     with postgresql_databases.migrated() as url:
         sleeper, other = Database(url), Database(url)
-        with pytest.raises(DatabaseUnavailable), sleeper.writing() as session:
-            revisions.lock(session)
-            with other.writing() as second:  # waits until the server ends the sleeper's session
-                revisions.take_next(second)
-            revisions.current(session)
+
+        def oversleep() -> None:
+            with sleeper.writing() as session:
+                revisions.lock(session)
+                with other.writing() as second:  # waits until the server ends the sleeper's session
+                    revisions.take_next(second)
+                revisions.current(session)
+
+        with pytest.raises(DatabaseUnavailable):
+            oversleep()
         sleeper.close()
         other.close()
 
