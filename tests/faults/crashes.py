@@ -31,6 +31,7 @@ class Stage:
     def __init__(self, folder: Path, redis_url: str) -> None:
         self._folder = folder
         self._redis_url = redis_url
+        self._said = folder / "children.log"
         self._databases = DatabaseFactory("sqlite", folder)
         self._runs = 0
 
@@ -52,15 +53,17 @@ class Stage:
     def _play(
         self, episode: Episode, world: World, crash: Crash | None, log: Path | None
     ) -> list[str]:
-        in_child(lambda: episode.prepare(world))
+        in_child(lambda: episode.prepare(world), self._said)
 
         def act() -> None:
             with armed(crash, log):
                 episode.act(world)
 
-        in_child(act, dies=crash is not None)
-        in_child(lambda: episode.settle(world))
-        return in_child_with_answer(lambda: episode.check(world), world.folder / "problems")
+        in_child(act, self._said, dies=crash is not None)
+        in_child(lambda: episode.settle(world), self._said)
+        return in_child_with_answer(
+            lambda: episode.check(world), world.folder / "problems", self._said
+        )
 
     def _world(self) -> _Worlds:
         self._runs += 1
@@ -87,12 +90,13 @@ class _Worlds:
         shutil.rmtree(self._folder)
 
 
-def in_child(work: Callable[[], None], *, dies: bool = False) -> None:
-    """Do something in a fork, and wait for it; with `dies` it must be killed."""
+def in_child(work: Callable[[], None], log: Path, *, dies: bool = False) -> None:
+    """Do something in a fork, which writes what it says to a log, and wait; with `dies` it must be killed."""
     child = os.fork()
     if child == 0:
         code = FAILED
         try:
+            _write_to(log)
             work()
             code = 0
         except BaseException:
@@ -104,16 +108,27 @@ def in_child(work: Callable[[], None], *, dies: bool = False) -> None:
     code = os.waitstatus_to_exitcode(status)
     expected = -signal.SIGKILL if dies else 0
     if code != expected:
-        raise AssertionError(f"a child ended with {code} instead of {expected}")
+        raise AssertionError(f"a child ended with {code} instead of {expected}: {_end_of(log)}")
 
 
-def in_child_with_answer(work: Callable[[], Sequence[str]], path: Path) -> list[str]:
+def _write_to(log: Path) -> None:
+    with log.open("ab") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+
+
+def _end_of(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def in_child_with_answer(work: Callable[[], Sequence[str]], path: Path, log: Path) -> list[str]:
     """The lines that something done in a fork gives."""
 
     def answer() -> None:
         path.write_text("\n".join(work()))
 
-    in_child(answer)
+    in_child(answer, log)
     return path.read_text().splitlines()
 
 

@@ -21,6 +21,7 @@ from tests.services import DatabaseFactory, start_postgres, start_valkey
 
 CLAIM = 0.2
 """Seconds of a claim here, so that it runs out by itself."""
+LOG = "children.log"
 REFUSED, ACCEPTED = 42, 43
 """Exit codes of a worker that woke, and whose commit was refused, or not."""
 
@@ -56,12 +57,12 @@ def _round(world: World, number: int) -> list[str]:
     """One worker sleeps over its claim, another does the job, the first one wakes."""
     product = f"p{number}"
     removal = number % 4 >= 2
-    in_child(lambda: _accept(world, product, removal=removal))
+    in_child(lambda: _accept(world, product, removal=removal), world.folder / LOG)
     sleeper = _forked(lambda: _work_and_sleep(world))
     _, status = os.waitpid(sleeper, os.WUNTRACED)
     if not os.WIFSTOPPED(status):
         return [f"{product}: the worker did not get as far as its commit"]
-    in_child(lambda: _take_over(world))
+    in_child(lambda: _take_over(world), world.folder / LOG)
     os.kill(sleeper, signal.SIGCONT)
     _, status = os.waitpid(sleeper, 0)
     code = os.waitstatus_to_exitcode(status)
@@ -117,7 +118,7 @@ def _check(world: World, product: str, *, removal: bool) -> list[str]:
         with world.worker() as worker:
             report.write_text("\n".join(_contradictions(worker, product, removal=removal)))
 
-    in_child(look)
+    in_child(look, world.folder / LOG)
     return report.read_text().splitlines()
 
 
