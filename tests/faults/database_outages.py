@@ -135,14 +135,14 @@ def show(scale: Scale, folder: Path) -> Shown:
     with ExitStack() as closing:
         server, url = closing.enter_context(postgres(folder, scale))
         chance = scale.chance("database")
-        ways = [chance.choice([signal.SIGINT, signal.SIGKILL]) for _ in range(scale.of(6, 2))]
+        ways = [chance.choice([signal.SIGINT, signal.SIGKILL]) for _ in range(scale.of(6, 1))]
         on_postgres = [
             *(("restart", _restarts(server, how)) for how in ways),
-            ("commits cut", _cut_commits(server, scale.of(40, 4))),
-            ("outage", _outage(server, scale.of(30, 2))),
+            ("commits cut", _cut_commits(server, scale.of(40, 3))),
+            ("outage", _outage(server, scale.of(30, 1))),
         ]
         found = _try(scale, folder / "postgresql", on_postgres, broken, url)
-        locks = [chance.uniform(0.5, 3.0) for _ in range(scale.of(8, 2))]
+        locks = [chance.uniform(0.5, 3.0) for _ in range(scale.of(8, 1))]
         locks += [] if scale.short else [BUSY_TIMEOUT + 5.0]
         home = folder / "sqlite"
         path = home / "data" / "catalogue.db"
@@ -153,7 +153,7 @@ def show(scale: Scale, folder: Path) -> Shown:
         broken.append(f"commits cut before and after they were done: {cuts}")
     return Shown(
         f"PostgreSQL: {len(ways)} restarts, {cuts[0]} + {cuts[1]} commits cut before and after they were done, "
-        f"{scale.of(30, 2)} s outage; SQLite: {len(locks)} locks of up to {max(locks):.0f} s; "
+        f"{scale.of(30, 1)} s outage; SQLite: {len(locks)} locks of up to {max(locks):.0f} s; "
         f"{found + found_too:,} accepted, {sum('lost' in each for each in broken)} lost, "
         f"{sum('part' in each for each in broken)} partial",
         tuple(broken),

@@ -17,7 +17,7 @@ KILLER = "killer"
 
 def show(scale: Scale, folder: Path) -> Shown:
     """It is a dead letter after three deaths, and the others finish."""
-    count = scale.of(500, 120)
+    count = scale.of(500, 60)
     paths = {f"p{i}": path for i, path in enumerate(pictures(folder / "pictures", count))}
     deadly = folder / "pictures" / "deadly.png"
     Image.new("RGB", (96, 96), DEADLY).save(deadly)

@@ -18,7 +18,7 @@ TOLERANCE = 1e-3
 
 def show(scale: Scale, folder: Path) -> Shown:
     """Nothing lost, nothing twice, and every vector equal to a clean run's."""
-    count, kills = scale.of(5000, 300), scale.of(100, 8)
+    count, kills = scale.of(5000, 200), scale.of(100, 6)
     hurry = {"claim": 3.0, "grace": 3.0} if scale.short else {"claim": 30.0, "grace": 30.0}
     chance = scale.chance("kills")
     paths = {f"p{i}": path for i, path in enumerate(pictures(folder / "pictures", count))}

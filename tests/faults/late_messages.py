@@ -179,7 +179,7 @@ def _bench(opened: ExitStack, name: str, world: World) -> Bench:
 def _tried(bench: Bench, scale: Scale) -> list[str]:
     @seed(scale.seed)
     @settings(
-        max_examples=scale.of(400, 60),
+        max_examples=scale.of(400, 30),
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -28,7 +28,7 @@ REFUSED, ACCEPTED = 42, 43
 
 def show(scale: Scale, folder: Path) -> Shown:
     """Its write is rejected, every time, on both databases."""
-    rounds = scale.of(200, 24)
+    rounds = scale.of(200, 12)
     with ExitStack() as closing:
         server = start_valkey(folder=folder)
         closing.callback(server.stop)

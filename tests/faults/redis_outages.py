@@ -149,12 +149,12 @@ def _tend_for(service: Group, seconds: float) -> None:
 def faults(scale: Scale) -> list[tuple[str, Fault]]:
     """What is done to Redis, in this order."""
     chance = scale.chance("redis")
-    many = [("restart", restarts(chance.choice(["stop", "kill"]))) for _ in range(scale.of(10, 2))]
+    many = [("restart", restarts(chance.choice(["stop", "kill"]))) for _ in range(scale.of(10, 1))]
     return [
         *many,
-        ("connections cut", cut(scale.of(10, 4))),
-        ("stopped", stopped(scale.of(20, 2))),
-        ("outage", outage(scale.of(30, 3))),
+        ("connections cut", cut(scale.of(10, 3))),
+        ("stopped", stopped(scale.of(20, 1))),
+        ("outage", outage(scale.of(30, 2))),
     ]
 
 

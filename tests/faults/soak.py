@@ -73,7 +73,7 @@ class _Held:
 
 def show(scale: Scale, folder: Path) -> Shown:
     """Nothing lost, nothing twice; memory, descriptors and files flat."""
-    seconds = scale.of(3600, 45)
+    seconds = scale.of(3600, 60)
     good = pictures(folder / "pictures", scale.of(20_000, 1000))
     bad = folder / "pictures" / "bad.jpg"
     bad.write_bytes(b"no picture at all")

@@ -32,7 +32,7 @@ class _Stops:
 
 def show(scale: Scale, folder: Path) -> Shown:
     """Half of the stops end within the grace period, the others at its end or at a second signal."""
-    stops, per_stop = scale.of(50, 6), 60
+    stops, per_stop = scale.of(50, 4), 60
     chance = scale.chance("stops")
     paths = {
         f"p{i}": path for i, path in enumerate(pictures(folder / "pictures", stops * per_stop))
