@@ -105,7 +105,12 @@ class Mailbox:
             left = float("inf") if timeout is None else timeout - waited
             if answer is None or answer.state in _FINAL or left <= 0:
                 return answer
-            time.sleep(min(max(FIRST_PAUSE, waited * LATENESS), LONGEST_PAUSE, left))
+            time.sleep(min(pause_after(waited), left))
+
+
+def pause_after(waited: float) -> float:
+    """Seconds to the next look into a mailbox, after so many of waiting."""
+    return min(max(FIRST_PAUSE, waited * LATENESS), LONGEST_PAUSE)
 
 
 def _parse(raw: bytes) -> Answer:

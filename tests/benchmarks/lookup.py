@@ -18,7 +18,7 @@ from redis import Redis
 from db.session import Database
 from producer.broker import celery_app
 from producer.client import Producer
-from producer.mailbox import FIRST_PAUSE, LONGEST_PAUSE
+from producer.mailbox import pause_after
 from producer.messages import Queue, Reply
 from producer.settings import ProducerSettings
 from tests.benchmarks import catalogue, noop, service
@@ -58,10 +58,9 @@ class PlainCelery:
     def poll(self) -> None:
         """Send, then poll for Celery's result with the pauses of Lookalike's producer."""
         sent = self._without.send_task(noop.NAME, queue=Queue.LOOKUP.value)
-        pause = FIRST_PAUSE
+        began = time.monotonic()
         while self._redis.get(f"celery-task-meta-{sent.id}") is None:
-            time.sleep(pause)
-            pause = min(pause * 1.5, LONGEST_PAUSE)
+            time.sleep(pause_after(time.monotonic() - began))
 
 
 def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
