@@ -155,15 +155,18 @@ class Producer:
         twice the backlog is allowed, so that a flood of new pictures does not hold removals up.
         """
         ids = checks.product_ids(product_ids, most=None)
+        versions = {id_: self._versions.next() if version is None else version for id_ in ids}
+        return self._remove(versions, when_full, timeout)
+
+    def _remove(
+        self, versions: Mapping[str, int], when_full: WhenFull, timeout: float | None
+    ) -> list[Receipt]:
         room = Room(self._transport, 2 * self._settings.max_backlog, when_full, timeout)
         receipts = []
+        ids = list(versions)
         for start in range(0, len(ids), MAX_REMOVALS):
             removals = tuple(
-                checks.build(
-                    Removal,
-                    product_id=id_,
-                    version=self._versions.next() if version is None else version,
-                )
+                checks.build(Removal, product_id=id_, version=versions[id_])
                 for id_ in ids[start : start + MAX_REMOVALS]
             )
             room.wait_for_one()
@@ -187,17 +190,14 @@ class Producer:
         Rows are as in `add_many`. A picture is taken for the same when it is from the same path or address, and
         the product has the same category and attributes; of pictures given as bytes, and with `checksum` of
         local files, the bytes are compared instead. Products that are not among the rows are counted, and with
-        `delete` removed, unless they were added since the call began. With `dry_run` nothing is sent. `progress`
+        `delete` removed, unless they change meanwhile. With `dry_run` nothing is sent. `progress`
         is called with the number of rows compared. Raises ServiceUnresponsive when no worker answers.
         """
         return Sync(
             compare=lambda pictures: self._asked(Comparison, ComparisonReply, pictures=pictures),
             list_products=lambda after: self._asked(ProductList, ProductPage, after=after),
             add=lambda missing: self.add_many(missing, when_full=when_full, timeout=timeout),
-            remove=lambda ids, version: self.remove(
-                *ids, version=version, when_full=when_full, timeout=timeout
-            ),
-            began=self._versions.next(),
+            remove=lambda versions: self._remove(versions, when_full, timeout),
             delete=delete,
             dry_run=dry_run,
             checksum=checksum,

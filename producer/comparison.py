@@ -75,8 +75,8 @@ class ProductList(Question):
 
 
 class ProductPage(Frozen):
-    """Products with a live picture."""
+    """Products with a live picture, each with the newest version of its pictures and its attributes."""
 
-    product_ids: tuple[str, ...]
+    products: tuple[tuple[str, int], ...]
     next: int | None
     """What to ask for the next page with; None after the last."""

@@ -228,7 +228,11 @@ class _Recording:
         if isinstance(question, Comparison):
             return ComparisonReply(verdicts=tuple(map(self._verdict, question.pictures)))
         if isinstance(question, ProductList):
-            return ProductPage(product_ids=tuple(self._products()), next=None)
+            versions = {
+                id_: max(item.version for item in pictures.values())
+                for id_, pictures in self._products().items()
+            }
+            return ProductPage(products=tuple(versions.items()), next=None)
         return (
             self._status() if isinstance(question, StatusRequest) else ThumbnailReply(thumbnails=())
         )

@@ -59,9 +59,8 @@ class Sync:
     compare: Callable[[tuple[Pictured, ...]], ComparisonReply]
     list_products: Callable[[int], ProductPage]
     add: Callable[[Iterator[Row]], list[Receipt]]
-    remove: Callable[[list[str], int], list[Receipt]]
-    began: int
-    """A version of the time before anything was read: what others add from then on is not removed."""
+    remove: Callable[[dict[str, int]], list[Receipt]]
+    """Takes products out as they were at a version: what is newer, or added meanwhile, stays."""
     delete: bool
     dry_run: bool
     checksum: bool
@@ -81,7 +80,7 @@ class Sync:
             )
         others = self._others()
         if self.delete and others and not self.dry_run:
-            receipts += self.remove(others, self.began)
+            receipts += self.remove(others)
         return Synced(
             compared=self._verdicts.total(),
             same=self._verdicts[Verdict.SAME],
@@ -128,12 +127,13 @@ class Sync:
                 yield row
         self.progress(self._verdicts.total())
 
-    def _others(self) -> list[str]:
-        found: list[str] = []
+    def _others(self) -> dict[str, int]:
+        """Products that the shop does not have, with their versions."""
+        found: dict[str, int] = {}
         after: int | None = 0
         while after is not None:
             page = self.list_products(after)
-            found += [each for each in page.product_ids if each not in self._seen]
+            found |= {id_: version for id_, version in page.products if id_ not in self._seen}
             after = page.next
         return found
 

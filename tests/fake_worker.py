@@ -179,7 +179,7 @@ class FakeWorker:
         if isinstance(question, Comparison):
             return ComparisonReply(verdicts=tuple(map(self.verdict, question.pictures)))
         if isinstance(question, ProductList):
-            return ProductPage(product_ids=tuple(self.products), next=None)
+            return ProductPage(products=tuple((id_, 5) for id_ in self.products), next=None)
         if isinstance(question, ThumbnailRequest):
             jpeg = base64.b64encode(TINY_JPEG).decode()
             return ThumbnailReply(

@@ -42,7 +42,7 @@ def list_products(database: Database, question: ProductList) -> ProductPage:
     with database.reading() as session:
         found = catalogue.live_products(session, question.after, PAGE)
     last = found[-1][0] if len(found) == PAGE else None
-    return ProductPage(product_ids=tuple(id_ for _, id_ in found), next=last)
+    return ProductPage(products=tuple((id_, version) for _, id_, version in found), next=last)
 
 
 def verdict(shops: Pictured, stored: StoredImage | None) -> Verdict:

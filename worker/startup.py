@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from dotenv import dotenv_values
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from db.errors import DatabaseError_
 from db.queries import catalogue, generations, models
@@ -203,6 +203,8 @@ def _redis(settings: WorkerSettings, _: object, redis: Redis) -> Finding:
     try:
         info = cast("dict[str, Any]", redis.info("server"))
         problems = list(_redis_problems(redis, str(info.get("redis_version", ""))))
+    except NoPermissionError:
+        return Finding("Redis")  # a user that may not ask
     except RedisError as error:
         gone = unavailable(error, settings.redis_url.get_secret_value())
         return Finding("Redis", Severity.WARNING, str(gone))

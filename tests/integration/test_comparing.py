@@ -54,15 +54,15 @@ class Stock:
         question = Comparison(id=new_id(), expires_at=1e12, pictures=pictures)
         return compare(self.database, question).verdicts
 
-    def products(self) -> list[str]:
-        """All of them, page by page."""
-        found: list[str] = []
+    def products(self) -> list[tuple[str, int]]:
+        """All of them with their versions, page by page."""
+        found: list[tuple[str, int]] = []
         after: int | None = 0
         while after is not None:
             page = list_products(
                 self.database, ProductList(id=new_id(), expires_at=1e12, after=after)
             )
-            found += page.product_ids
+            found += page.products
             after = page.next
         return found
 
@@ -144,11 +144,20 @@ def test_without_any_model_everything_is_missing(database: Database) -> None:
 def test_products_are_listed_page_by_page(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparing, "PAGE", 2)
     for number in range(5):
-        stock.add(f"p{number}")
-        stock.add(f"p{number}", name="back")
+        stock.add(f"p{number}", version=7)
+        stock.add(f"p{number}", name="back", version=number)
     stock.remove("p1", 9)
-    assert stock.products() == ["p0", "p2", "p3", "p4"]
-    assert Stock(stock.database).products()[:1] == ["p0"]
+    assert stock.products() == [("p0", 7), ("p2", 7), ("p3", 7), ("p4", 7)]
+
+
+def test_removing_a_product_at_its_version_leaves_what_is_newer(stock: Stock) -> None:
+    stock.add("a", version=7)
+    ((_, version),) = stock.products()
+    stock.remove("a", version)
+    assert stock.products() == []
+    stock.add("a", version=8)
+    stock.remove("a", version)
+    assert stock.products() == [("a", 8)]
 
 
 # -- the command ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, exists, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from db.models import Embedding, Image, Product
@@ -52,11 +52,10 @@ _STORED = Read(
     bulk=True,
 )
 _PAGE = Read(
-    select(Product.pk, Product.product_id)
-    .where(
-        Product.pk > bindparam("after"),
-        exists().where(Image.product_pk == Product.pk, Image.removed.is_(False)),
-    )
+    select(Product.pk, Product.product_id, Product.version, func.max(Image.version))
+    .join(Image, Image.product_pk == Product.pk)
+    .where(Product.pk > bindparam("after"), Image.removed.is_(False))
+    .group_by(Product.pk)
     .order_by(Product.pk)
     .limit(bindparam("limit"))
 )
@@ -84,6 +83,9 @@ def stored_images(
     }  # fmt: skip
 
 
-def live_products(session: Session, after: int, limit: int) -> list[tuple[int, str]]:
-    """Keys and ids of products with a live picture, by their key, from beyond `after`."""
-    return [(pk, id_) for pk, id_ in _PAGE.rows(session, after=after, limit=limit)]
+def live_products(session: Session, after: int, limit: int) -> list[tuple[int, str, int]]:
+    """Products with a live picture, by their key, from beyond `after`: key, id and newest version."""
+    return [
+        (pk, id_, max(own, newest))
+        for pk, id_, own, newest in _PAGE.rows(session, after=after, limit=limit)
+    ]
