@@ -23,6 +23,8 @@ LEDGER_EXCUSED = PREFIX + "ledger:excused"
 
 REBUILD_FAILURE = PREFIX + "rebuild:failure"
 """String: JSON of the last rebuild's failure, until one succeeds."""
+ASKED = PREFIX + "asked"
+"""String: there while lookups are being asked; expires."""
 WORKERS = PREFIX + "workers"
 """Hash: process of the service → JSON of its last heartbeat."""
 

@@ -48,7 +48,7 @@ from worker.app import TICK_LIFE
 from worker.busy import Busy
 from worker.claims import Claims
 from worker.comparing import compare, list_products
-from worker.courtesy import aside
+from worker.courtesy import Courtesy, Visitors, aside
 from worker.departure import BROKEN, STUCK, Departure
 from worker.desk import Desk, Unanswerable
 from worker.errors import StartError
@@ -161,6 +161,7 @@ def _embed(process: Process) -> Handlers:
         embed=embedder.embed,
         executor=executor,
     )
+    process.closing.enter_context(Courtesy(Visitors(process.redis)))
     quarantine = process.closing.enter_context(
         Quarantine(process.settings, process.database, model.pk)
     )
@@ -178,9 +179,10 @@ def _embed(process: Process) -> Handlers:
 def _query(process: Process) -> Handlers:
     embedder, _ = _open_embedder(process)
     answerer = _answerer(process)
-    desk = process.desk
+    desk, visitors = process.desk, Visitors(process.redis)
 
     def answer(question: PictureLookup) -> Reply | BatchReply:
+        visitors.note()
         liked = [embedder.embed_picture(image) for image in question.images]
         disliked = [embedder.embed_picture(image) for image in question.disliked_images]
         try:
@@ -193,20 +195,24 @@ def _query(process: Process) -> Handlers:
 
 def _search(process: Process) -> Handlers:
     answerer = _answerer(process)
-    desk = process.desk
+    desk, visitors = process.desk, Visitors(process.redis)
 
-    return {
-        ProductLookup: lambda question: desk.answer(
-            question, lambda: answerer.by_products(question)
-        ),
-        TasteLookup: lambda question: desk.answer(question, lambda: answerer.by_taste(question)),
-    }
+    def by_products(question: ProductLookup) -> None:
+        visitors.note()
+        desk.answer(question, lambda: answerer.by_products(question))
+
+    def by_taste(question: TasteLookup) -> None:
+        visitors.note()
+        desk.answer(question, lambda: answerer.by_taste(question))
+
+    return {ProductLookup: by_products, TasteLookup: by_taste}
 
 
 def _index(process: Process) -> Handlers:
     database, redis, app = process.database, process.redis, process.app
     desk, ledger, jobs = process.desk, process.ledger, process.jobs
     reminder = PinReminder()
+    process.closing.enter_context(Courtesy(Visitors(redis)))
     return {
         RemoveChunk: lambda chunk: jobs.do(chunk, lambda claim: remove(database, ledger, claim)),
         StatusRequest: lambda question: desk.answer(question, lambda: status(database, redis)),

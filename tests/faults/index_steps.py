@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.hive import Hive
+from tests.faults.hive import Hive, HiveError
 from tests.faults.index_builders import BUILD
 from tests.faults.index_rivals import Rivals
 from tests.faults.index_site import Site, index_preferred, site
@@ -73,7 +73,11 @@ class Trial:
         self.generations = len(self.site.numbers())
 
     def _note(self, what: str, problems: Iterator[str]) -> None:
-        self.broken += [f"{self.name}, {what}: {each}" for each in problems]
+        try:
+            for each in problems:
+                self.broken.append(f"{self.name}, {what}: {each}")
+        except (HiveError, TimeoutError) as error:  # the others are still worth trying
+            self.broken.append(f"{self.name}, {what}: {error}")
 
     def _killed(self, step: str, after: float) -> Iterator[str]:
         """Die in a build; before and after the next one everything must be right."""
