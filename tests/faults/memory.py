@@ -13,19 +13,24 @@ MIB = 1 << 20
 
 
 def resident(workers: Mapping[str, HiveWorker]) -> dict[str, float]:
-    """MiB of each worker that runs, with its children."""
-    return {
-        role: found for role, worker in workers.items() if (found := of(worker.pid)) is not None
-    }
+    """MiB that each worker alone holds (USS), and each of the processes that it has started."""
+    found = {}
+    for role, worker in workers.items():
+        for name, process in _family(role, worker.pid):
+            try:
+                found[name] = process.memory_full_info().uss / MIB
+            except psutil.NoSuchProcess:
+                continue
+    return found
 
 
-def of(pid: int) -> float | None:
-    """MiB that only this process and its children hold (USS); None when it has ended."""
+def _family(role: str, pid: int) -> list[tuple[str, psutil.Process]]:
     try:
-        process = psutil.Process(pid)
-        return sum(each.memory_full_info().uss for each in [process, *process.children(True)]) / MIB
+        worker = psutil.Process(pid)
+        children = [(f"{role}'s {each.pid}", each) for each in worker.children(True)]
     except psutil.NoSuchProcess:
-        return None
+        return []
+    return [(role, worker), *children]
 
 
 def open_files(workers: Mapping[str, HiveWorker]) -> dict[str, int]:

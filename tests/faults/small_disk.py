@@ -96,8 +96,7 @@ class Disk:
         if number % 4 == 0:
             yield from self.recover()
         self.site.change()
-        step = self.chance.choice((*NEEDED, *STEPS[:-1]))
-        fill, left = self._filler(*NEEDED.get(step, LITTLE))
+        step, fill, left = self._moment(number)
         result = self._build_while(step, fill)
         when = f"{left} left from {step or 'the start'!r} on"
         yield from (f"{when}: {each}" for each in self._judge(result))
@@ -105,12 +104,17 @@ class Disk:
         self._empty()
         yield from (f"{when}, afterwards: {each}" for each in self.site.problems())
 
-    def _filler(self, most: int, most_files: int) -> tuple[Callable[[], None], str]:
+    def _moment(self, number: int) -> tuple[str, Callable[[], None], str]:
+        """From when on how little is left. The first time, too little for the note of who has verified it."""
+        if number == 0:
+            return "renamed", lambda: self._use_up_space(0), "0 bytes"
+        step = self.chance.choice((*NEEDED, *STEPS[:-1]))
+        most, most_files = NEEDED.get(step, LITTLE)
         if self.chance.random() < 0.3:
             files = self.chance.randrange(most_files)
-            return lambda: self._use_up_inodes(files), f"{files} files"
+            return step, lambda: self._use_up_inodes(files), f"{files} files"
         size = self.chance.randrange(most)
-        return lambda: self._use_up_space(size), f"{size} bytes"
+        return step, lambda: self._use_up_space(size), f"{size} bytes"
 
     def _build_while(self, step: str, fill: Callable[[], None]) -> dict[str, object]:
         if not step:
