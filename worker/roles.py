@@ -53,7 +53,7 @@ from worker.departure import BROKEN, STUCK, Departure
 from worker.desk import Desk, Unanswerable
 from worker.errors import StartError
 from worker.failures import RebuildFailures
-from worker.index.errors import BuildFailed, BuildStopped
+from worker.index.errors import BuildFailed, BuildStopped, BuildSuperseded
 from worker.index.follower import Follower
 from worker.index.pin import PinReminder
 from worker.index.rebuild import BuildSettings, RebuildLimits, due, read_state, rebuild
@@ -317,7 +317,7 @@ def _reindex(process: Process, message: Reindex) -> None:
                 stop=process.stopping.is_set,
             )
         )
-    except BuildStopped as stopped:
+    except (BuildStopped, BuildSuperseded) as stopped:
         log.info("not rebuilt: %s", stopped)
     except (BuildFailed, OSError) as error:
         log.exception("not rebuilt; lookups go on with the generation before")
