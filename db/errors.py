@@ -3,6 +3,7 @@
 DatabaseError_
 ├── InvalidDatabaseUrl       LOOKALIKE_DATABASE_URL is not an address that we can use
 ├── DatabaseUnavailable      it cannot be reached, or is busy or full: the same call may work later
+│   └── AccessDenied         its user may not do this, or it takes no changes from anybody
 └── SchemaOutdated           the tables are not those of this code: `lookalike-worker migrate`
 
 No message holds a password: an address is shown without it and without its query.
@@ -24,6 +25,10 @@ class InvalidDatabaseUrl(DatabaseError_):
 
 class DatabaseUnavailable(DatabaseError_):
     """The database cannot be reached; check LOOKALIKE_DATABASE_URL and that the server runs."""
+
+
+class AccessDenied(DatabaseUnavailable):
+    """The database does not let its user do this, or takes no changes; check LOOKALIKE_DATABASE_URL."""
 
 
 class SchemaOutdated(DatabaseError_):

@@ -8,7 +8,7 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from db.errors import DatabaseError_, DatabaseUnavailable, SchemaOutdated
+from db.errors import AccessDenied, DatabaseError_, DatabaseUnavailable, SchemaOutdated
 
 TRANSLATED = (DBAPIError, PoolTimeout, sqlite3.Error, psycopg.Error)
 """What `translate` understands: SQLAlchemy's errors, and the drivers' own from bulk reads."""
@@ -18,6 +18,10 @@ _AWAY = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.errors.IdleInTransactionSessionTimeout,  # this process slept, and its transaction is gone
+)
+_DENIED = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.ReadOnlySqlTransaction,  # a standby, also one that was the primary a moment ago
 )
 _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY: "another process kept it locked for too long",
@@ -43,8 +47,10 @@ def translate(error: BaseException, address: str) -> DatabaseError_ | None:
         return _sqlite(cause, address)
     if isinstance(cause, _MISSING):
         return SchemaOutdated()
+    if isinstance(cause, _DENIED):
+        return AccessDenied(_complaint(address, _first_line(cause)))
     if isinstance(cause, _AWAY):
-        return _unreachable(address, _first_line(cause))
+        return DatabaseUnavailable(_complaint(address, _first_line(cause)))
     return None
 
 
@@ -53,11 +59,14 @@ def _sqlite(error: sqlite3.Error, address: str) -> DatabaseError_ | None:
         return SchemaOutdated()
     code = getattr(error, "sqlite_errorcode", None)
     reason = _UNAVAILABLE.get(code & 0xFF) if code is not None else None
-    return _unreachable(address, reason) if reason else None
+    if code is None or reason is None:
+        return None
+    kind = AccessDenied if code & 0xFF == sqlite3.SQLITE_READONLY else DatabaseUnavailable
+    return kind(_complaint(address, reason))
 
 
-def _unreachable(address: str, reason: str) -> DatabaseUnavailable:
-    return DatabaseUnavailable(
+def _complaint(address: str, reason: str) -> str:
+    return (
         f"the database {address} cannot be used: {reason} (LOOKALIKE_DATABASE_URL says where it is)"
     )
 

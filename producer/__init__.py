@@ -40,10 +40,10 @@ from producer.messages import (
     Outcome,
     QueueStatus,
     Range,
-    Reason,
     Reply,
     StatusReply,
 )
+from producer.reasons import Reason
 from producer.receipts import Receipt, Tracker
 from producer.recording import RecordingProducer
 from producer.rows import Row

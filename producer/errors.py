@@ -23,7 +23,7 @@ from __future__ import annotations
 import inspect
 from typing import ClassVar
 
-from producer.messages import Reason
+from producer.reasons import Reason
 
 __all__ = [
     "CatalogueFileError",

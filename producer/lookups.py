@@ -19,7 +19,8 @@ from producer.errors import (
 )
 from producer.ids import issued_at
 from producer.mailbox import LookupState
-from producer.messages import Answer, BatchReply, Failure, Reason, Reply
+from producer.messages import Answer, BatchReply, Failure, Reply
+from producer.reasons import Reason
 
 if TYPE_CHECKING:
     from producer.transport import Transport

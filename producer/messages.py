@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from producer.reasons import Reason
+
 WIRE_VERSION: Literal[1] = 1
 MIN_CHUNK, MAX_CHUNK = 1, 64
 MAX_LIMIT = 1000
@@ -50,27 +52,6 @@ class Queue(StrEnum):
     LOOKUP = "lookup"
     INDEX = "index"
     CONTROL = "control"
-
-
-class Reason(StrEnum):
-    """Why an item or a lookup could not be served. Stable codes: they reach callers and dead letters."""
-
-    INVALID_MESSAGE = "invalid_message"
-    UNSUPPORTED_FORMAT = "unsupported_format"
-    CORRUPT_IMAGE = "corrupt_image"
-    TOO_LARGE = "too_large"
-    DECODE_TIMEOUT = "decode_timeout"
-    DECODER_DIED = "decoder_died"
-    NOT_FOUND = "not_found"
-    FETCH_TIMEOUT = "fetch_timeout"
-    FETCH_FAILED = "fetch_failed"
-    BLOCKED_ADDRESS = "blocked_address"
-    PATH_DENIED = "path_denied"
-    BYTES_EXPIRED = "bytes_expired"
-    BAD_VECTOR = "bad_vector"
-    WORKER_FAILED = "worker_failed"
-    UNAVAILABLE = "unavailable"
-    INTERNAL = "internal"
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

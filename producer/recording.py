@@ -36,7 +36,6 @@ from producer.messages import (
     Question,
     Queue,
     QueueStatus,
-    Reason,
     RemoveChunk,
     Reply,
     StatusReply,
@@ -44,6 +43,7 @@ from producer.messages import (
     TasteLookup,
     ThumbnailReply,
 )
+from producer.reasons import Reason
 from producer.settings import ProducerSettings
 from producer.taste import Products, Taste
 

@@ -40,7 +40,6 @@ from producer.messages import (
     ProductLookup,
     Question,
     Queue,
-    Reason,
     Reply,
     StatusReply,
     StatusRequest,
@@ -50,6 +49,7 @@ from producer.messages import (
     ThumbnailRequest,
     WorkerStatus,
 )
+from producer.reasons import Reason
 
 TYPES: dict[str, type[Message]] = {
     **JOB_TYPES,

@@ -11,7 +11,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from db.errors import DatabaseUnavailable
 from producer.mailbox import Mailbox
-from producer.messages import Answer, AnswerState, Failure, Identifier, Question, Reason
+from producer.messages import Answer, AnswerState, Failure, Identifier, Question
+from producer.reasons import Reason
 from worker.images.errors import ImageError
 
 log = logging.getLogger(__name__)

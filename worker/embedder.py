@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from redis import Redis
 
-from producer.messages import ImageRef, Reason
+from producer.messages import ImageRef
+from producer.reasons import Reason
 from worker.embedding import library
 from worker.embedding.batcher import MicroBatcher
 from worker.embedding.network import Network

@@ -24,10 +24,10 @@ from producer.messages import (
     ItemFailure,
     Job,
     Outcome,
-    Reason,
     Removal,
     RemoveChunk,
 )
+from producer.reasons import Reason
 from worker.claims import Claims
 from worker.errors import DeviceFailed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from pydantic import ValidationError
@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from db.queries import dead_letters
 from db.queries.dead_letters import DeadLetter, Which
 from db.session import Database
-from producer.messages import ImageItem, Reason, Removal
+from producer.messages import ImageItem, Removal
+from producer.reasons import Reason
 from worker.resending import Resender
 
 PAGE = 500
@@ -43,8 +44,7 @@ def requeue(
     """
     sent = seen = expired = 0
     unreadable: list[int] = []
-    with database.reading() as session:
-        total = max(dead_letters.count(session, which), 1)
+    which, total = as_of_now(database, which)
     for page in _pages(database, which):
         items: list[tuple[DeadLetter, ImageItem | Removal]] = []
         for letter in page:
@@ -60,7 +60,7 @@ def requeue(
             _forget(database, [letter.pk for letter, _ in chunk])
             sent += len(chunk)
         seen += len(page)
-        on_share(min(seen / total, 1.0))
+        on_share(min(seen / max(total, 1), 1.0))
     return Requeued(sent, tuple(unreadable), expired)
 
 
@@ -69,12 +69,19 @@ def discard(
 ) -> int:
     """Forget the letters for good; how many."""
     done = 0
-    with database.reading() as session:
-        total = max(dead_letters.count(session, which), 1)
+    which, total = as_of_now(database, which)
     for page in _pages(database, which):
         done += _forget(database, [letter.pk for letter in page])
-        on_share(min(done / total, 1.0))
+        on_share(min(done / max(total, 1), 1.0))
     return done
+
+
+def as_of_now(database: Database, which: Which) -> tuple[Which, int]:
+    """Those that are there now, and how many: none that is given up later, or fails again meanwhile."""
+    with database.reading() as session:
+        if which.upto is None:
+            which = replace(which, upto=dead_letters.last_key(session))
+        return which, dead_letters.count(session, which)
 
 
 def item_of(letter: DeadLetter) -> ImageItem | Removal | None:
@@ -87,14 +94,11 @@ def item_of(letter: DeadLetter) -> ImageItem | Removal | None:
 
 
 def _pages(database: Database, which: Which) -> Iterator[list[DeadLetter]]:
-    """Those that are there now, the oldest first; what fails again meanwhile is not among them."""
-    with database.reading() as session:
-        last = dead_letters.last_key(session)
+    """The oldest first, a page in memory at a time."""
     after = 0
     while True:
         with database.reading() as session:
             page = dead_letters.page(session, which, after, PAGE)
-        page = [letter for letter in page if letter.pk <= last]
         if not page:
             return
         after = page[-1].pk

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from db.queries import catalogue
 from db.session import Database
-from producer.messages import ImageItem, ImageRef, Reason
+from producer.messages import ImageItem, ImageRef
+from producer.reasons import Reason
 from worker.images.decode import Decoded
 from worker.images.errors import ImageError
 from worker.images.fetch import Picture

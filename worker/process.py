@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from celery import Celery
 from celery.signals import worker_ready, worker_shutting_down
 from pydantic import ValidationError
-from redis import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from db.session import Database
 from producer.messages import Message, Question, Reindex
-from producer.transport import connect, unavailable
+from producer.transport import connect
 from worker import startup
 from worker.app import worker_app
 from worker.consumer import Consumption
@@ -80,7 +78,7 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
     duty = DUTIES[role]
     if duty.yields:
         step_back()
-    with _open(settings, app) as process:
+    with _open(role, settings, app) as process:
         worker_shutting_down.connect(process.departure.ask, weak=False)
         _running = Running(duty.start(process), process)
         gc.collect()
@@ -148,24 +146,13 @@ def _bite(process: Process) -> Callable[[Sign], None]:
 
 
 @contextmanager
-def _open(settings: WorkerSettings, app: Celery) -> Iterator[Process]:
+def _open(role: Role, settings: WorkerSettings, app: Celery) -> Iterator[Process]:
     with ExitStack() as closing:
         database = Database(settings.database)
         closing.callback(database.close)
         redis = connect(settings)
         closing.callback(redis.close)
-        _check_login(redis, settings)
-        startup.check(settings, database, redis)
+        startup.check(settings, database, redis, [role])
         process = Process(settings, app, redis, database, threading.Event(), closing)
         closing.enter_context(process.claims)
         yield process
-
-
-def _check_login(redis: Redis, settings: WorkerSettings) -> None:
-    """A server that is away is waited for; one that refuses us will not change its mind."""
-    try:
-        redis.ping()
-    except (AuthenticationError, NoPermissionError) as error:
-        raise unavailable(error, settings.redis_url.get_secret_value()) from error
-    except RedisError:
-        return  # a warning of the checks

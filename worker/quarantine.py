@@ -27,7 +27,8 @@ from pydantic import TypeAdapter
 
 from db.queries import catalogue
 from db.session import Database
-from producer.messages import ImageItem, ImageRef, Reason
+from producer.messages import ImageItem, ImageRef
+from producer.reasons import Reason
 from producer.settings import load
 from producer.transport import connect
 from worker.errors import DeviceFailed

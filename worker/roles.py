@@ -34,7 +34,6 @@ from producer.messages import (
     PictureLookup,
     ProductLookup,
     Queue,
-    Reason,
     Reindex,
     RemoveChunk,
     Reply,
@@ -44,6 +43,7 @@ from producer.messages import (
     ThumbnailRequest,
     WatchIndex,
 )
+from producer.reasons import Reason
 from worker.app import TICK_LIFE
 from worker.busy import Busy
 from worker.claims import Claims

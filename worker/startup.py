@@ -7,26 +7,29 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from dotenv import dotenv_values
 from redis import Redis
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
-from db.errors import DatabaseError_
-from db.queries import catalogue, generations, models
+from db.errors import AccessDenied, DatabaseError_
+from db.queries import catalogue, generations, models, revisions
+from db.queries.generations import Generation
 from db.session import Database
 from migrations import check_schema
 from producer.transport import unavailable
 from worker.embedding import library
 from worker.embedding.errors import ModelError
 from worker.errors import StartError
+from worker.index.builder import space_needed
 from worker.index.engines import engine
 from worker.index.errors import EngineBroken
 from worker.index.generation import Expected, damage
+from worker.roles import Role, build_settings
 from worker.settings import WorkerSettings
 from worker.tether import PARENT
 
@@ -37,6 +40,8 @@ LEAST_FREE = 64 << 20
 OLDEST_REDIS = (6, 2)
 _PREFIX = "LOOKALIKE_"
 _OURS = frozenset({PARENT, "LOOKALIKE_TEST_EXAMPLES"})
+
+_T = TypeVar("_T")
 
 
 class Severity(StrEnum):
@@ -56,9 +61,21 @@ class Finding:
     message: str = ""
 
 
-def check(settings: WorkerSettings, database: Database, redis: Redis) -> None:
-    """Look at what every process needs; raise StartError with all that is fatal, and log the rest."""
-    findings = examine(settings, database, redis, _EVERY)
+Check = Callable[[WorkerSettings, Database, Redis], Finding | None]
+"""None: it could not look, for a reason that another check tells."""
+
+
+def check(
+    settings: WorkerSettings, database: Database, redis: Redis, roles: Iterable[Role]
+) -> None:
+    """Look at what processes of these roles need before they start.
+
+    Raises StartError with all that is fatal; the rest is a warning in the log.
+    """
+    starting = frozenset(roles)
+    findings = _found(
+        settings, database, redis, [each for each, by in _NEEDED.items() if by & starting]
+    )
     for finding in findings:
         if finding.severity is Severity.WARNING:
             log.warning("%s", finding.message)
@@ -66,33 +83,37 @@ def check(settings: WorkerSettings, database: Database, redis: Redis) -> None:
         raise StartError("; ".join(fatal))
 
 
-def examine(
-    settings: WorkerSettings,
-    database: Database,
-    redis: Redis,
-    checks: Iterable[Check] | None = None,
+def examine(settings: WorkerSettings, database: Database, redis: Redis) -> list[Finding]:
+    """What all checks find, in order; without those that could not look."""
+    return _found(settings, database, redis, [*_NEEDED])
+
+
+def _found(
+    settings: WorkerSettings, database: Database, redis: Redis, checks: Sequence[Check]
 ) -> list[Finding]:
-    """What these checks find, or all of them, in order."""
-    return [check(settings, database, redis) for check in checks or (*_EVERY, *_ONCE)]
+    found = [check(settings, database, redis) for check in checks]
+    return [finding for finding in found if finding is not None]
 
-
-Check = Callable[[WorkerSettings, Database, Redis], Finding]
 
 # -- the machine ----------------------------------------------------------------------------------
 
 
 def _variables(settings: WorkerSettings, *_: object) -> Finding:
     """A name that is nearly right does nothing, and nobody would know."""
-    known = {f"{_PREFIX}{name.upper()}" for name in type(settings).model_fields} | _OURS
+    known = {f"{_PREFIX}{name.upper()}" for name in type(settings).model_fields}
     given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
-    unknown = sorted(name for name in given - known if name.startswith(_PREFIX))
+    unknown = sorted(name for name in given - known - _OURS if name.startswith(_PREFIX))
     if not unknown:
         return Finding("settings")
-    hints = []
-    for name in unknown:
-        near = difflib.get_close_matches(name, known, n=1)
-        hints.append(f"{name} (did you mean {near[0]}?)" if near else name)
-    return Finding("settings", Severity.WARNING, f"not settings of ours: {', '.join(hints)}")
+    hints = ", ".join(_hint(name, known) for name in unknown)
+    return Finding("settings", Severity.WARNING, f"not settings of ours: {hints}")
+
+
+def _hint(name: str, known: set[str]) -> str:
+    """The name, with the one that was perhaps meant; the prefix, which they share, makes nothing alike."""
+    endings = [each.removeprefix(_PREFIX) for each in sorted(known)]
+    near = difflib.get_close_matches(name.removeprefix(_PREFIX), endings, n=1)
+    return f"{name} (did you mean {_PREFIX}{near[0]}?)" if near else name
 
 
 def _folder(settings: WorkerSettings, *_: object) -> Finding:
@@ -106,16 +127,16 @@ def _folder(settings: WorkerSettings, *_: object) -> Finding:
     return Finding("data folder")
 
 
-def _disk(settings: WorkerSettings, database: Database, _: object) -> Finding:
+def _disk(settings: WorkerSettings, database: Database, _: object) -> Finding | None:
     try:
         free = shutil.disk_usage(settings.data_dir).free
     except OSError:
-        return Finding("disk")  # the folder's own check says what is wrong
+        return None  # the folder's own check tells
     said = f"{free >> 20:,} MB are free on the disk of LOOKALIKE_DATA_DIR"
     if free < LEAST_FREE:
-        return Finding("disk", Severity.FATAL, said)
+        return Finding("disk", Severity.FATAL, f"{said}, {LEAST_FREE >> 20} MB are the least")
     try:
-        needed = _next_build(database)
+        needed = _next_build(settings, database)
     except DatabaseError_:
         needed = 0
     if free < needed:
@@ -124,12 +145,13 @@ def _disk(settings: WorkerSettings, database: Database, _: object) -> Finding:
     return Finding("disk")
 
 
-def _next_build(database: Database) -> int:
+def _next_build(settings: WorkerSettings, database: Database) -> int:
     """Bytes that a build of the catalogue's index may take for a while."""
     with database.reading() as session:
         model = models.active(session)
         images = catalogue.count(session).images
-    return images * (4 * model.dimension + 4096) if model else 0
+    trees = build_settings(settings).trees
+    return space_needed(images, model.dimension, trees) if model else 0
 
 
 def _roots(settings: WorkerSettings, *_: object) -> Finding:
@@ -151,23 +173,49 @@ def _schema(_: object, database: Database, __: object) -> Finding:
     return Finding("catalogue")
 
 
-def _index(settings: WorkerSettings, database: Database, _: object) -> Finding:
+def _changes(_: object, database: Database, __: object) -> Finding | None:
+    """Whether changes are taken; one that is only locked, for as long as a writer waits, is waited for."""
     try:
         with database.reading() as session:
-            current = generations.current(session)
+            revisions.current(session)
     except DatabaseError_:
-        return Finding("index")  # the catalogue's own check says what is wrong
-    if current is None:
+        return None  # the catalogue's own check tells
+    try:
+        with database.writing() as session:
+            revisions.try_to_change(session)
+    except DatabaseError_ as error:
+        denied = isinstance(error, AccessDenied)
+        return Finding("changes", Severity.FATAL if denied else Severity.WARNING, str(error))
+    return Finding("changes")
+
+
+def _index(settings: WorkerSettings, database: Database, _: object) -> Finding | None:
+    try:
+        with database.reading() as session:
+            rows = list(generations.candidates(session))
+            pinned = generations.pointer(session).pinned
+    except DatabaseError_:
+        return None  # the catalogue's own check tells
+    if not rows or (found := _damage(settings, rows[0])) is None:
         return Finding("index")
-    expected = Expected(current.number, current.model_digest, current.manifest_sha256)
-    found = damage(settings.data_dir / current.directory, expected)
-    if found is None:
-        return Finding("index")
+    serving = next((row.number for row in rows[1:] if _damage(settings, row) is None), None)
     message = (
-        f"generation {current.number} cannot be used ({found}): an earlier one or exact search answers until it "
-        "is rebuilt; if other workers can use it, LOOKALIKE_DATA_DIR is not the folder that they share"
+        f"generation {rows[0].number} cannot be used ({found}): "
+        f"{'exact search' if serving is None else f'generation {serving}'} answers, {_until(pinned=pinned)}. "
+        "If other workers can use it, LOOKALIKE_DATA_DIR is not the folder that they share"
     )
     return Finding("index", Severity.WARNING, message)
+
+
+def _damage(settings: WorkerSettings, row: Generation) -> str | None:
+    expected = Expected(row.number, row.model_digest, row.manifest_sha256)
+    return damage(settings.data_dir / row.directory, expected)
+
+
+def _until(*, pinned: bool) -> str:
+    if pinned:  # a rollback chose it, and what it chose is not rebuilt
+        return "until you run `lookalike-worker reindex`"
+    return "until the index worker has rebuilt it"
 
 
 def _engine(settings: WorkerSettings, *_: object) -> Finding:
@@ -178,7 +226,7 @@ def _engine(settings: WorkerSettings, *_: object) -> Finding:
     return Finding("engine")
 
 
-def _model(settings: WorkerSettings, database: Database, _: object) -> Finding:
+def _model(settings: WorkerSettings, database: Database, _: object) -> Finding | None:
     try:
         config = library.resolve(settings.model).config
         with database.reading() as session:
@@ -186,7 +234,7 @@ def _model(settings: WorkerSettings, database: Database, _: object) -> Finding:
     except ModelError as error:
         return Finding("model", Severity.FATAL, str(error))
     except DatabaseError_:
-        return Finding("model")
+        return None  # the catalogue's own check tells
     if active is not None and active.digest != config.digest:
         message = (
             f"LOOKALIKE_MODEL is {config.name}, but the catalogue's vectors are by {active.name}"
@@ -199,24 +247,25 @@ def _model(settings: WorkerSettings, database: Database, _: object) -> Finding:
 
 
 def _redis(settings: WorkerSettings, _: object, redis: Redis) -> Finding:
-    """How Redis is set up, as far as it says; one that is away is waited for."""
+    """How Redis is set up, as far as it says. One that is away is waited for, one that refuses us is not."""
     try:
-        info = cast("dict[str, Any]", redis.info("server"))
-        problems = list(_redis_problems(redis, str(info.get("redis_version", ""))))
-    except NoPermissionError:
-        return Finding("Redis")  # a user that may not ask
+        redis.ping()
+        problems = list(_redis_problems(redis))
     except RedisError as error:
-        gone = unavailable(error, settings.redis_url.get_secret_value())
-        return Finding("Redis", Severity.WARNING, str(gone))
+        refused = isinstance(error, AuthenticationError | NoPermissionError)
+        said = str(unavailable(error, settings.redis_url.get_secret_value()))
+        return Finding("Redis", Severity.FATAL if refused else Severity.WARNING, said)
     if problems:
         return Finding("Redis", Severity.WARNING, f"Redis: {'; '.join(problems)}")
     return Finding("Redis")
 
 
-def _redis_problems(redis: Redis, version: str) -> Iterator[str]:
+def _redis_problems(redis: Redis) -> Iterator[str]:
+    info = _told(lambda: cast("dict[str, Any]", redis.info("server"))) or {}
+    version = str(info.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST_REDIS:
-        yield f"version {version} is too old, 6.2 is the least"
+        yield f"version {version} is too old, {'.'.join(map(str, OLDEST_REDIS))} is the least"
     policy, file = _config(redis, "maxmemory-policy"), _config(redis, "appendonly")
     if policy not in (None, "noeviction"):
         yield f"with maxmemory-policy {policy} it throws work away when it is full: set noeviction"
@@ -225,14 +274,34 @@ def _redis_problems(redis: Redis, version: str) -> Iterator[str]:
 
 
 def _config(redis: Redis, name: str) -> str | None:
-    """None where the user may not ask."""
+    found = _told(lambda: cast("dict[str, str]", redis.config_get(name)))
+    return None if found is None else found.get(name)
+
+
+def _told(ask: Callable[[], _T]) -> _T | None:
+    """None where the user may not ask, or the server does not know the question."""
     try:
-        return cast("dict[str, str]", redis.config_get(name)).get(name)
-    except RedisError:
+        return ask()
+    except ResponseError:
         return None
 
 
-_EVERY: tuple[Check, ...] = (_variables, _folder, _disk, _roots, _schema, _redis)
-"""What every process looks at when it starts."""
-_ONCE: tuple[Check, ...] = (_index, _engine, _model)
-"""What the processes that need it find out by using it."""
+# -- who needs what -------------------------------------------------------------------------------
+
+_EVERYBODY = frozenset(Role)
+_FETCHING = frozenset({Role.EMBED, Role.QUERY})
+_WRITING = frozenset({Role.EMBED, Role.QUERY, Role.INDEX})
+"""Who embeds writes down by which model."""
+_SEARCHING_OR_BUILDING = frozenset({Role.QUERY, Role.SEARCH, Role.INDEX})
+_NEEDED: Mapping[Check, frozenset[Role]] = {
+    _variables: _EVERYBODY,
+    _folder: _EVERYBODY,
+    _disk: _EVERYBODY,
+    _roots: _FETCHING,
+    _schema: _EVERYBODY,
+    _changes: _WRITING,
+    _redis: _EVERYBODY,
+    _index: _SEARCHING_OR_BUILDING,
+    _engine: _SEARCHING_OR_BUILDING,
+    _model: frozenset(),  # found out by loading it: to read all of it twice would take seconds
+}

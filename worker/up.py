@@ -171,7 +171,7 @@ class Service:
         try:
             upgrade(database)
             with connect(self.settings) as client:
-                startup.check(self.settings, database, client)
+                startup.check(self.settings, database, client, Role)
         finally:
             database.close()
 

@@ -59,6 +59,8 @@ class Which:
     pks: tuple[int, ...] = ()
     reason: str | None = None
     product_id: str | None = None
+    upto: int | None = None
+    """The greatest key: what is given up later has a greater one."""
 
 
 def add(session: Session, rows: Sequence[NewDeadLetter]) -> None:
@@ -101,7 +103,7 @@ def count(session: Session, which: Which) -> int:
 
 
 def last_key(session: Session) -> int:
-    """The key of the newest; 0 when there is none. What is given up later has a greater one."""
+    """The key of the newest; 0 when there is none."""
     return session.execute(select(func.max(Table.pk))).scalar_one() or 0
 
 
@@ -120,4 +122,6 @@ def _chosen(statement: Select[Any], which: Which | None) -> Select[Any]:
         statement = statement.where(Table.reason == which.reason)
     if which.product_id is not None:
         statement = statement.where(Table.product_id == which.product_id)
+    if which.upto is not None:
+        statement = statement.where(Table.pk <= which.upto)
     return statement

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -102,6 +102,17 @@ def kept(session: Session) -> list[Generation]:
         _ROW.where(IndexGeneration.removed_at.is_(None)).order_by(IndexGeneration.number.desc())
     )
     return [Generation(*row) for row in rows]
+
+
+def candidates(session: Session) -> Iterator[Generation]:
+    """What may answer lookups: the current one, then the earlier ones of the same model, newest first."""
+    now = current(session)
+    if now is None:
+        return
+    yield now
+    for row in kept(session):
+        if row.number < now.number and row.model_version_pk == now.model_version_pk:
+            yield row
 
 
 def deleted_among(session: Session, directories: Iterable[str]) -> set[str]:

@@ -15,7 +15,8 @@ from db.models import DeadLetter
 from db.queries import fences
 from db.queries.dead_letters import Which
 from producer.client import Producer
-from producer.messages import Job, Queue, Reason, Removal
+from producer.messages import Job, Queue, Removal
+from producer.reasons import Reason
 from tests.fake_worker import take
 from tests.faults.world import Worker, World, item, wanted
 from worker import letters

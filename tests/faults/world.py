@@ -33,10 +33,10 @@ from producer.messages import (
     Job,
     PathImage,
     Queue,
-    Reason,
     Removal,
     RemoveChunk,
 )
+from producer.reasons import Reason
 from producer.settings import ProducerSettings
 from tests.fake_worker import take
 from worker.claims import Claims

@@ -227,7 +227,7 @@ class EmbedWorker:
             set_image(shop, each, source=f"/shop/{each}.jpg")
 
     def _fetch(self, ref: ImageRef) -> Picture:
-        from producer.messages import Reason
+        from producer.reasons import Reason
 
         assert isinstance(ref, PathImage)
         if ref.path not in self.sources:

@@ -10,6 +10,7 @@ import pytest
 from db.merge import merge
 from db.queries import catalogue
 from db.queries.catalogue import ImageChange, NewEmbedding, ProductRemoval
+from db.queries.models import ModelVersion
 from db.session import Database
 from tests.integration.catalogue_rows import (
     DIMENSION,
@@ -151,6 +152,36 @@ def repriced(database: Database, revision: int) -> dict[str, dict[str, Any]]:
         }
         described = catalogue.describe(session, found)
         return {described[pk].name: attributes for pk, attributes in found.items()}
+
+
+def test_what_it_costs_to_catch_up_does_not_grow_with_the_catalogue(
+    sqlite_database: Database,
+) -> None:
+    tiny = model(sqlite_database)
+    few, many = (_steps_of_catching_up(sqlite_database, tiny, count) for count in (50, 1000))
+    assert many <= 1.2 * few
+
+
+def _steps_of_catching_up(database: Database, tiny: ModelVersion, count: int) -> int:
+    """What SQLite does for one change among `count` products more, in units of ten instructions."""
+    rows = [image(f"of{count}-{i}") for i in range(count)]
+    before = store(database, tiny, rows).revision or 0
+    store(database, tiny, [image("new", count)])
+    store(database, tiny, [image(f"of{count}-0", 2, attributes={"price": 1.0})])
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    with database.reading() as session:
+        connection: Any = session.connection().connection.driver_connection
+        connection.set_progress_handler(step, 10)
+        assert len(list(catalogue.changes_since(session, before, tiny.pk))) <= 1
+        assert len(list(catalogue.attributes_since(session, before))) == 1
+        connection.set_progress_handler(None, 0)
+    return steps
 
 
 def test_attributes_that_changed_are_given_for_pictures_that_did_not(database: Database) -> None:

@@ -10,7 +10,8 @@ from redis import Redis
 from db.errors import DatabaseUnavailable
 from producer.ids import new_id
 from producer.mailbox import LookupState, Mailbox
-from producer.messages import Outcome, ProductLookup, Reason
+from producer.messages import Outcome, ProductLookup
+from producer.reasons import Reason
 from worker.desk import SLACK, Desk, Unanswerable
 from worker.images.errors import ImageError
 

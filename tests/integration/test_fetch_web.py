@@ -17,7 +17,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from producer.messages import Reason, UrlImage
+from producer.messages import UrlImage
+from producer.reasons import Reason
 from worker.images.errors import ImageError
 from worker.images.fetch import Fetcher, FetchPolicy, Picture
 

@@ -23,10 +23,10 @@ from producer.messages import (
     IngestChunk,
     Outcome,
     PathImage,
-    Reason,
     Removal,
     RemoveChunk,
 )
+from producer.reasons import Reason
 from worker.images.decode import Decoded
 from worker.images.errors import ImageError
 from worker.images.fetch import Picture

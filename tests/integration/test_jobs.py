@@ -19,16 +19,8 @@ from db.session import Database
 from producer import keys
 from producer.ids import new_id
 from producer.ledger import Claim, Ledger
-from producer.messages import (
-    ImageItem,
-    IngestChunk,
-    Job,
-    Outcome,
-    PathImage,
-    Reason,
-    Removal,
-    RemoveChunk,
-)
+from producer.messages import ImageItem, IngestChunk, Job, Outcome, PathImage, Removal, RemoveChunk
+from producer.reasons import Reason
 from worker.claims import Claims
 from worker.errors import DeviceFailed
 from worker.jobs import MAX_CHUNK_DEATHS, MAX_DEATHS, MAX_FAILURES, Jobs

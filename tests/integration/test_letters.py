@@ -24,10 +24,10 @@ from producer.messages import (
     Outcome,
     PathImage,
     Queue,
-    Reason,
     Removal,
     RemoveChunk,
 )
+from producer.reasons import Reason
 from tests.fake_worker import FakeWorker, take_all
 from tests.integration.test_worker_cli import Terminal
 from tests.stack import producer_of, running, save_picture

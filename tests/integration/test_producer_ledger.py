@@ -18,10 +18,10 @@ from producer.messages import (
     Outcome,
     PathImage,
     Queue,
-    Reason,
     Removal,
     RemoveChunk,
 )
+from producer.reasons import Reason
 from producer.settings import ProducerSettings
 from tests.fake_worker import claimed
 

@@ -12,7 +12,8 @@ from redis import Redis
 from producer import keys
 from producer.ids import new_id
 from producer.mailbox import LookupState, Mailbox
-from producer.messages import Answer, AnswerState, Failure, Reason
+from producer.messages import Answer, AnswerState, Failure
+from producer.reasons import Reason
 
 DONE = Answer(state=AnswerState.DONE, reply='{"a":1}')
 

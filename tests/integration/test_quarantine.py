@@ -13,7 +13,8 @@ from pydantic import SecretStr
 from db.queries import catalogue, models
 from db.queries.catalogue import NewEmbedding
 from db.session import Database
-from producer.messages import ImageItem, PathImage, Reason
+from producer.messages import ImageItem, PathImage
+from producer.reasons import Reason
 from worker.errors import DeviceFailed
 from worker.quarantine import Quarantine
 from worker.settings import WorkerSettings

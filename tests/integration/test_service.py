@@ -17,7 +17,7 @@ from producer import (
     ProductNotFound,
     UnknownLookup,
 )
-from producer.messages import Reason
+from producer.reasons import Reason
 from tests.stack import picture, producer_of, save_picture
 from worker.up import Service
 

@@ -17,6 +17,8 @@ from tests.services import DatabaseFactory, start_valkey
 from tests.unit.worker.index.factories import Shop, build
 from worker import startup
 from worker.errors import StartError
+from worker.index.rollback import rollback
+from worker.roles import Role
 from worker.settings import WorkerSettings
 from worker.startup import Finding, Severity
 
@@ -53,7 +55,7 @@ def site(
 def test_everything_is_fine(site: Site) -> None:
     found = startup.examine(site.settings, site.database, site.redis)
     assert {each.subject for each in found if each.severity is not Severity.FINE} == {"Redis"}
-    startup.check(site.settings, site.database, site.redis)
+    startup.check(site.settings, site.database, site.redis, Role)
 
 
 def test_a_data_folder_that_cannot_be_one(site: Site, tmp_path: Path) -> None:
@@ -61,14 +63,14 @@ def test_a_data_folder_that_cannot_be_one(site: Site, tmp_path: Path) -> None:
     broken = site.with_(data_dir=tmp_path / "file" / "data")
     assert "LOOKALIKE_DATA_DIR" in broken.finding("data folder").message
     with pytest.raises(StartError, match="LOOKALIKE_DATA_DIR"):
-        startup.check(broken.settings, broken.database, broken.redis)
+        startup.check(broken.settings, broken.database, broken.redis, Role)
 
 
 @pytest.mark.parametrize(("free", "severity"), [(1 << 20, "fatal"), (65 << 20, "warning")])
 def test_a_disk_that_is_full_or_nearly(
     site: Site, monkeypatch: pytest.MonkeyPatch, free: int, severity: str
 ) -> None:
-    monkeypatch.setattr(startup, "_next_build", lambda _: 66 << 20)
+    monkeypatch.setattr(startup, "_next_build", lambda *_: 66 << 20)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     finding = site.finding("disk")
     assert finding.severity == severity
@@ -76,9 +78,9 @@ def test_a_disk_that_is_full_or_nearly(
 
 
 def test_what_the_next_build_needs_grows_with_the_catalogue(site: Site) -> None:
-    assert startup._next_build(site.database) == 0
+    assert startup._next_build(site.settings, site.database) == 0
     Shop(site.database).fill(10)
-    assert startup._next_build(site.database) > 10 * 4 * 16
+    assert startup._next_build(site.settings, site.database) > 10 * 4 * 16
 
 
 def test_a_misspelled_variable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +118,59 @@ def test_an_index_that_cannot_be_used(site: Site) -> None:
     finding = site.finding("index")
     assert finding.severity is Severity.WARNING
     assert "generation 1 cannot be used" in finding.message
+    assert "exact search answers, until the index worker has rebuilt it" in finding.message
+
+
+def test_what_answers_instead_of_an_index_that_cannot(site: Site) -> None:
+    shop = Shop(site.database)
+    shop.fill(10)
+    for _ in range(2):
+        build(site.database, site.settings.data_dir)
+        shop.fill(1)
+    newest = max(site.settings.data_dir.glob("generation-*"))
+    (newest / "manifest.json").unlink()
+    said = site.finding("index").message
+    assert "generation 2 cannot be used" in said
+    assert "generation 1 answers" in said
+    rollback(site.database, site.settings.data_dir)
+    (min(site.settings.data_dir.glob("generation-*")) / "manifest.json").unlink()
+    assert (
+        "exact search answers, until you run `lookalike-worker reindex`"
+        in site.finding("index").message
+    )
+
+
+def test_only_the_roles_that_fetch_look_at_the_folders_of_pictures(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = site.with_(image_roots=(tmp_path / "away",))
+    startup.check(away.settings, away.database, away.redis, [Role.SEARCH, Role.INDEX])
+    assert "LOOKALIKE_IMAGE_ROOTS" not in caplog.text
+    startup.check(away.settings, away.database, away.redis, [Role.QUERY])
+    assert "LOOKALIKE_IMAGE_ROOTS" in caplog.text
+
+
+def test_a_catalogue_that_takes_no_changes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site.database, "writing", site.database.reading)
+    finding = site.finding("changes")
+    assert finding.severity is Severity.FATAL
+    assert "LOOKALIKE_DATABASE_URL" in finding.message
+
+
+def test_what_could_not_be_looked_at_is_not_said_to_be_fine(site: Site) -> None:
+    elsewhere = replace(site, database=Database("postgresql://127.0.0.1:1/x"))
+    found = startup.examine(elsewhere.settings, elsewhere.database, elsewhere.redis)
+    elsewhere.database.close()
+    subjects = {each.subject for each in found}
+    assert subjects == {
+        "settings",
+        "data folder",
+        "disk",
+        "image folders",
+        "catalogue",
+        "engine",
+        "Redis",
+    }
 
 
 def test_a_model_that_is_not_the_catalogues(site: Site) -> None:
@@ -147,7 +202,17 @@ def test_a_redis_that_may_lose_work(
 def test_a_redis_that_is_away_is_waited_for(site: Site) -> None:
     with Redis(port=1) as away:
         assert replace(site, redis=away).finding("Redis").severity is Severity.WARNING
-        startup.check(site.settings, site.database, away)
+        startup.check(site.settings, site.database, away, Role)
+
+
+def test_a_redis_that_refuses_us_is_not_waited_for(site: Site, tmp_path: Path) -> None:
+    server = start_valkey(folder=tmp_path)
+    with Redis.from_url(server.url) as admin, Redis.from_url(server.url) as refused:
+        admin.config_set("requirepass", "secret")
+        finding = replace(site, redis=refused).finding("Redis")
+    server.stop()
+    assert finding.severity is Severity.FATAL
+    assert "LOOKALIKE_REDIS_URL" in finding.message
 
 
 def test_a_broken_engine(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

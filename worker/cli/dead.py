@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,9 +14,10 @@ from rich.text import Text
 
 from db.queries import dead_letters
 from db.queries.dead_letters import DeadLetter, Which
+from db.session import Database
 from producer.cli.terminal import visible
 from producer.errors import InvalidRequest
-from producer.messages import Reason
+from producer.reasons import Reason
 from worker.cli.progress import meter
 from worker.cli.shell import FAILED, AsJson, catalogue, console, fail, print_json, settings
 from worker.errors import StartError
@@ -28,8 +30,14 @@ dead = typer.Typer(
     help="Look at the pictures and removals that were given up.", invoke_without_command=True
 )
 
+MOST_IDS = 1000
+"""More are chosen by their reason or their product, or are all."""
+
 Ids = Annotated[
-    list[int] | None, typer.Argument(help="Numbers of dead letters, as `dead list` shows them.")
+    list[int] | None,
+    typer.Argument(
+        min=1, max=2**63 - 1, help="Numbers of dead letters, as `dead list` shows them."
+    ),
 ]
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
 OfReason = Annotated[Reason | None, typer.Option("--reason", help="Those of this reason.")]
@@ -75,10 +83,13 @@ def _table(letters: Sequence[DeadLetter]) -> Table:
 
 
 @dead.command()
-def show(ids: Annotated[list[int], typer.Argument()], as_json: AsJson = False) -> None:
+def show(
+    ids: Annotated[list[int], typer.Argument(min=1, max=2**63 - 1)], as_json: AsJson = False
+) -> None:
     """Show everything about some of them, the message included."""
+    which = _which(ids, every=False, reason=None, product=None)
     with catalogue(settings()) as database, database.reading() as session:
-        letters = dead_letters.list_(session, Which(tuple(ids)), limit=len(ids))
+        letters = dead_letters.list_(session, which, limit=len(ids))
     _need_all(ids, letters)
     if as_json:
         print_json([vars(letter) for letter in letters])
@@ -95,7 +106,7 @@ def _show(letter: DeadLetter) -> None:
         "dead letter": letter.pk,
         "product": letter.product_id,
         "picture": letter.name,
-        "reason": letter.reason,
+        "reason": _meant(letter.reason),
         "detail": letter.detail,
         "attempts": letter.attempts,
         "given up": f"{letter.created_at:%Y-%m-%d %H:%M:%S} UTC",
@@ -107,6 +118,11 @@ def _show(letter: DeadLetter) -> None:
             text = "\n".join(visible(line) for line in str(value).splitlines())
             table.add_row(name, Text(text))
     console.print(table)
+
+
+def _meant(reason: str) -> str:
+    """With its meaning, unless a newer version gave it."""
+    return f"{reason}: {Reason(reason).meaning}" if reason in {*Reason} else reason
 
 
 def requeue(
@@ -127,14 +143,11 @@ def requeue(
     from worker.letters import requeue as send_again
     from worker.resending import Resender
 
-    found, which = settings(), _which(ids, every, reason, product)
-    with (
-        catalogue(found) as database,
-        Resender(found, timeout) as resender,
-        meter(_STEPS, quiet=as_json) as on_step,
-    ):
-        with database.reading() as session:
-            _need_all(ids, dead_letters.list_(session, which, limit=max(len(ids or ()), 1)))
+    found, which = settings(), _which(ids, every=every, reason=reason, product=product)
+    with catalogue(found) as database, ExitStack() as stack:
+        _need_all(ids, _chosen(database, which))
+        resender = stack.enter_context(Resender(found, timeout))
+        on_step = stack.enter_context(meter(_STEPS, quiet=as_json))
         done = send_again(
             database, which, resender, found.chunk_size, lambda share: on_step("requeue", share)
         )
@@ -180,16 +193,17 @@ def discard(
     as_json: AsJson = False,
 ) -> None:
     """Forget what was given up, for good."""
+    from worker.letters import as_of_now
     from worker.letters import discard as forget
 
-    which = _which(ids, every, reason, product)
-    with catalogue(settings()) as database, meter(_STEPS, quiet=as_json) as on_step:
-        with database.reading() as session:
-            _need_all(ids, dead_letters.list_(session, which, limit=max(len(ids or ()), 1)))
-            total = dead_letters.count(session, which)
+    which = _which(ids, every=every, reason=reason, product=product)
+    with catalogue(settings()) as database:
+        _need_all(ids, _chosen(database, which))
+        which, total = as_of_now(database, which)
         if total and not yes:
             _ask(total)
-        done = forget(database, which, lambda share: on_step("discard", share))
+        with meter(_STEPS, quiet=as_json) as on_step:
+            done = forget(database, which, lambda share: on_step("discard", share))
     if as_json:
         print_json({"discarded": done})
     else:
@@ -199,19 +213,30 @@ def discard(
 def _ask(total: int) -> None:
     if not sys.stdin.isatty():
         raise InvalidRequest(f"{total:,} would be forgotten for good: say so with --yes")
-    typer.confirm(f"Forget {total:,} for good?", abort=True)
+    typer.confirm(f"Forget {total:,} for good?", abort=True, err=True)
 
 
-def _which(ids: list[int] | None, every: bool, reason: Reason | None, product: str | None) -> Which:
+def _which(
+    ids: list[int] | None, *, every: bool, reason: Reason | None, product: str | None
+) -> Which:
     chosen = [bool(ids), every, reason is not None or product is not None]
     if sum(chosen) != 1:
         raise InvalidRequest(
             "say which: numbers as `lookalike-worker dead list` shows them, --reason and --product, or --all"
         )
+    if len(ids or ()) > MOST_IDS:
+        raise InvalidRequest(f"at most {MOST_IDS:,} numbers at once: choose by --reason, or --all")
     return Which(tuple(ids or ()), reason and reason.value, product)
+
+
+def _chosen(database: Database, which: Which) -> list[DeadLetter]:
+    """Those whose numbers are given."""
+    with database.reading() as session:
+        return dead_letters.list_(session, which, limit=max(len(which.pks), 1))
 
 
 def _need_all(ids: Sequence[int] | None, letters: Sequence[DeadLetter]) -> None:
     missing = sorted(set(ids or ()) - {letter.pk for letter in letters})
     if missing:
-        fail(StartError(f"there is no dead letter {', '.join(map(str, missing))}"), FAILED)
+        few = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
+        fail(StartError(f"there is no dead letter {few}"), FAILED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from producer.messages import Reason
+from producer.reasons import Reason
 
 
 class ImageError(Exception):

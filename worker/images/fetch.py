@@ -19,7 +19,8 @@ from typing import Self, cast
 from redis import Redis, RedisError
 
 from producer import keys
-from producer.messages import BytesImage, ImageRef, PathImage, Reason
+from producer.messages import BytesImage, ImageRef, PathImage
+from producer.reasons import Reason
 from worker.images.errors import ImageError
 from worker.images.web import HostRules, Web
 

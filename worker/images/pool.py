@@ -18,7 +18,7 @@ from typing import IO, Self
 
 import numpy as np
 
-from producer.messages import Reason
+from producer.reasons import Reason
 from worker.images.decode import MAX_BYTES, Decoded, DecodeSpec
 from worker.images.decoder import (
     ANSWER,

@@ -17,7 +17,7 @@ import certifi
 import httpcore
 import httpx
 
-from producer.messages import Reason
+from producer.reasons import Reason
 from worker.images.addresses import is_public, may_be_listed
 from worker.images.errors import ImageError
 

@@ -87,6 +87,11 @@ class BuildSettings:
     keep: int = 2
 
 
+def space_needed(images: int, dimension: int, trees: int) -> int:
+    """Bytes that a build may take for a while: the vectors twice, the index, slots and attributes."""
+    return images * (4 * dimension + 40 * (trees or MORE_TREES) + 2048)
+
+
 @dataclass(frozen=True)
 class Built:
     """A verified generation that nobody uses yet."""
@@ -239,8 +244,8 @@ class Builder:
             )
 
     def _need_space(self, images: int, dimension: int) -> None:
-        """Refuse to begin what cannot end: the vectors twice, for a while, the index, slots and attributes."""
-        needed = images * (4 * dimension + 40 * (self._settings.trees or 30) + 2048)
+        """Refuse to begin what cannot end."""
+        needed = space_needed(images, dimension, self._settings.trees)
         free = shutil.disk_usage(self._data_dir).free
         if free < needed:
             raise BuildFailed(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,11 +88,13 @@ class Follower:
         at = self._clock()
         with self._database.reading() as session:
             head = catalogue.head(session)
-        state = self._state
+            state = self._state
+            if state is not None and not _is_other_index(state, head):
+                state = self._caught_up(session, state, head)
         if state is None or _is_other_index(state, head):
             state = self._change_index(state)
         if state.view.revision != head.revision:
-            state = self._catch_up(state)
+            state = self._advance(state)
         return replace(state.view, at=at)
 
     def start(self) -> None:
@@ -173,7 +175,7 @@ class Follower:
 
     def _choose(self, session: Session) -> tuple[Generation | None, ModelVersion | None]:
         """The current generation or, where it is refused, the newest one before that can be opened."""
-        for row in _candidates(session):
+        for row in generations.candidates(session):
             generation = self._opened(row)
             if generation is not None:
                 return generation, models.by_pk(session, row.model_version_pk)
@@ -213,7 +215,15 @@ class Follower:
 
     # -- changes ----------------------------------------------------------------------------------
 
-    def _catch_up(self, seen: _State) -> _State:
+    def _caught_up(self, session: Session, seen: _State, head: Head) -> _State:
+        """The usual case, in the snapshot that is open already."""
+        if head.revision <= seen.view.revision:
+            return seen
+        with self._writing:
+            self._state = _brought_up(session, self._state or seen)
+            return self._state
+
+    def _advance(self, seen: _State) -> _State:
         with self._writing:
             self._state = self._advanced(self._state or seen)
             return self._state
@@ -241,17 +251,6 @@ def _is_other_index(state: _State, head: Head) -> bool:
         return bool(head.model_version_pk != state.view.model_version_pk)
     refused = state.view.number != head.generation
     return refused and time.monotonic() - state.tried_at > RETRY_AFTER
-
-
-def _candidates(session: Session) -> Iterator[generations.Generation]:
-    """The current generation, then the earlier ones of the same model, newest first."""
-    current = generations.current(session)
-    if current is None:
-        return
-    yield current
-    for row in generations.kept(session):
-        if row.number < current.number and row.model_version_pk == current.model_version_pk:
-            yield row
 
 
 def _brought_up(session: Session, state: _State) -> _State:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Integer, and_, bindparam, func, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import BigInteger, ColumnElement, Integer, and_, bindparam, func, not_, select
+from sqlalchemy.orm import QueryableAttribute, Session
 
 from db.models import Embedding, Image, Product
 from db.queries.read import BLOCK, Read, among, as_json
@@ -71,6 +71,18 @@ EMBEDDED = and_(
     Embedding.content_sha256 == Image.content_sha256,
     Embedding.model_version_pk == bindparam("model_version_pk", type_=BigInteger()),
 )
+
+
+def _beyond(revision: QueryableAttribute[int]) -> tuple[ColumnElement[bool], ...]:
+    """From revision `least` on, of which the pictures up to `after` are known already.
+
+    A comparison of both together would read all of that revision first: a whole chunk, at each lookup in a flood.
+    """
+    least = bindparam("least", type_=BigInteger())
+    known = and_(revision == least, Image.pk <= bindparam("after", type_=BigInteger()))
+    return revision >= least, not_(known)
+
+
 _STREAM = Read(
     select(Image.pk, Image.product_pk, Product.category, Product.attributes, Embedding.vector)
     .join(Product, Product.pk == Image.product_pk)
@@ -91,10 +103,7 @@ _CHANGES = Read(
     )
     .join(Product, Product.pk == Image.product_pk)
     .outerjoin(Embedding, and_(EMBEDDED, Image.removed.is_(False)))
-    .where(
-        tuple_(Image.revision, Image.pk)
-        > tuple_(bindparam("revision", type_=BigInteger()), bindparam("after", type_=BigInteger()))
-    )
+    .where(*_beyond(Image.revision))
     .order_by(Image.revision, Image.pk)
     .limit(bindparam("block", type_=Integer())),
     bulk=True,
@@ -103,9 +112,9 @@ _ATTRIBUTES = Read(
     select(Image.pk, Product.attributes, Product.revision)
     .join(Product, Product.pk == Image.product_pk)
     .where(
-        tuple_(Product.revision, Image.pk)
-        > tuple_(bindparam("revision", type_=BigInteger()), bindparam("after", type_=BigInteger())),
-        Image.revision <= bindparam("since", type_=BigInteger()),
+        *_beyond(Product.revision),
+        # Not the column alone: SQLite would take its index, and read all pictures that did not change.
+        Image.revision + 0 <= bindparam("since", type_=BigInteger()),
         Image.removed.is_(False),
     )
     .order_by(Product.revision, Image.pk)
@@ -134,7 +143,6 @@ _OF_IMAGES = Read(
     .where(among(Image.pk, "image_pks"), Image.removed.is_(False)),
     bulk=True,
 )
-_LAST_KEY = 2**63 - 1
 
 
 def known_embeddings(
@@ -172,30 +180,28 @@ def changes_since(
     session: Session, revision: int, model_version_pk: int, block: int = BLOCK
 ) -> Iterator[ChangedImage]:
     """Pictures whose newest visible change is after `revision`, in the order of the changes."""
-    after = _LAST_KEY
+    least, after = revision + 1, 0
     while rows := _CHANGES.rows(
-        session, revision=revision, after=after, model_version_pk=model_version_pk, block=block
+        session, least=least, after=after, model_version_pk=model_version_pk, block=block
     ):
         for pk, product_pk, category, attributes, changed, vector in rows:
             yield ChangedImage(pk, product_pk, category, as_json(attributes), changed, vector)
         if len(rows) < block:
             return
-        after, revision = rows[-1][0], rows[-1][4]
+        after, least = rows[-1][0], rows[-1][4]
 
 
 def attributes_since(
     session: Session, revision: int, block: int = BLOCK
 ) -> Iterator[ChangedAttributes]:
     """Pictures that `changes_since` does not give, of products whose attributes changed after `revision`."""
-    since, after = revision, _LAST_KEY
-    while rows := _ATTRIBUTES.rows(
-        session, revision=revision, after=after, since=since, block=block
-    ):
+    least, after = revision + 1, 0
+    while rows := _ATTRIBUTES.rows(session, least=least, after=after, since=revision, block=block):
         for pk, attributes, _ in rows:
             yield ChangedAttributes(pk, as_json(attributes))
         if len(rows) < block:
             return
-        after, revision = rows[-1][0], rows[-1][2]
+        after, _, least = rows[-1]
 
 
 def count_products_since(session: Session, revision: int) -> int:

@@ -25,7 +25,7 @@ from producer.errors import (
     SettingsError,
 )
 from producer.ids import issued_at, new_id
-from producer.messages import Reason
+from producer.reasons import Reason
 from producer.settings import ProducerSettings, load
 from producer.transport import connect, public_address, unavailable
 from producer.versions import Versions
@@ -218,3 +218,11 @@ def test_what_is_wrong_with_redis_is_told_apart(error: Exception, says: str) -> 
 )
 def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
     assert public_address(url) == shown
+
+
+def test_the_readme_tells_what_each_reason_means() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| (.+?) \| [^|]+ \|$", readme, re.MULTILINE))
+    assert {reason: told.get(reason) for reason in Reason} == {
+        reason: reason.meaning for reason in Reason
+    }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.messages import Reason
+from producer.reasons import Reason
 from producer.recording import RecordingProducer
 from producer.rows import Row
 from tests.unit.worker.demo.factories import match, reply

@@ -12,7 +12,8 @@ import redis
 from redis import Redis
 
 from producer import keys
-from producer.messages import BytesImage, PathImage, Reason
+from producer.messages import BytesImage, PathImage
+from producer.reasons import Reason
 from worker.images.errors import ImageError
 from worker.images.fetch import Fetcher, FetchPolicy
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from producer.messages import Reason
+from producer.reasons import Reason
 from tests.unit.worker.images.pictures import encoded, png_header, scene
 from worker.images.decode import DecodeSpec, decode
 from worker.images.decoder import ANSWER
