@@ -2,12 +2,14 @@
 
 Pure: no database. The version in a message decides. A product's version decides its category and
 attributes, an image's version its picture, and `removed_version` what is gone: a picture is live when its
-version is above the removal's. Each of the three only grows, so messages commute, and a message that comes
-twice changes nothing the second time.
+version is above the removal's. Of two things that are said under one version, the one whose text is the greater
+counts: either may, but always the same. Each of the three only grows, so messages commute, and a message that
+comes twice changes nothing the second time.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -98,11 +100,11 @@ def merge(
 
 def _change(product: ProductState, change: ImageChange) -> tuple[bool, ProductState]:
     image = product.images.get(change.name)
-    newer = image is None or change.version > image.version
+    picture = ImageState(change.content_sha256, change.source, change.version)
+    newer = image is None or _order_of_image(picture) > _order_of_image(image)
     if newer:
-        picture = ImageState(change.content_sha256, change.source, change.version)
         product = replace(product, images={**product.images, change.name: picture})
-    if change.version > product.version:
+    if _says_more(change, product):
         product = replace(
             product,
             category=change.category,
@@ -110,6 +112,20 @@ def _change(product: ProductState, change: ImageChange) -> tuple[bool, ProductSt
             version=change.version,
         )
     return newer and change.version > product.removed_version, product
+
+
+def _order_of_image(image: ImageState) -> tuple[int, bytes, str]:
+    return image.version, image.content_sha256, image.source
+
+
+def _says_more(change: ImageChange, product: ProductState) -> bool:
+    if change.version != product.version:
+        return change.version > product.version
+    return _described(change) > _described(product)
+
+
+def _described(said: ImageChange | ProductState) -> str:
+    return json.dumps([said.category, dict(said.attributes)], sort_keys=True)
 
 
 def _remove(product: ProductState, removal: ProductRemoval) -> tuple[bool, ProductState]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from producer.messages import ImageItem, PathImage, Removal
 
 NEVER = -1
 Described = tuple[str | None, str]
-"""A product's category and attributes."""
+"""A product's category, and its attributes as JSON."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,11 @@ class StoredProduct:
 
 
 def _comparable(attributes: Mapping[str, Any]) -> str:
-    return repr(sorted(attributes.items()))
+    return json.dumps(attributes, sort_keys=True)
+
+
+def _text(described: Described) -> str:
+    return json.dumps([described[0], json.loads(described[1])], sort_keys=True)
 
 
 def stored(database: Database, prefix: str) -> dict[str, StoredProduct]:
@@ -81,27 +86,24 @@ def stored(database: Database, prefix: str) -> dict[str, StoredProduct]:
 
 @dataclass
 class TrueProduct:
-    """What the newest messages about a product say. Those of one version may contradict each other."""
+    """What the newest messages about a product say. Of those of one version the greatest in text counts."""
 
     version: int = NEVER
-    described: set[Described] = field(default_factory=set)
+    described: Described | None = None
     removed_version: int = NEVER
-    images: dict[str, tuple[int, set[bytes]]] = field(default_factory=dict)
-    """By name, the version and the digests of the bytes."""
+    images: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    """By name, the version and the digest of the bytes."""
 
     def change(self, item: ImageItem) -> None:
         """Hear of a picture."""
-        if item.version > self.version:
-            self.version, self.described = item.version, set()
-        if item.version == self.version:
-            self.described.add((item.category, _comparable(item.attributes)))
-        version, digests = self.images.get(item.name, (NEVER, set()))
-        if item.version > version:
-            version, digests = item.version, set()
-        if item.version == version:
-            assert isinstance(item.image, PathImage)
-            digests.add(hashlib.sha256(item.image.path.encode()).digest())
-        self.images[item.name] = (version, digests)
+        said = (item.category, _comparable(item.attributes))
+        if self.described is None or item.version > self.version:
+            self.version, self.described = item.version, said
+        elif item.version == self.version:
+            self.described = max(self.described, said, key=_text)
+        assert isinstance(item.image, PathImage)
+        picture = (item.version, hashlib.sha256(item.image.path.encode()).digest())
+        self.images[item.name] = max(self.images.get(item.name, picture), picture)
 
 
 @dataclass(frozen=True)
@@ -134,14 +136,14 @@ class Truth:
 def _differences(truth: TrueProduct, found: StoredProduct) -> Iterator[str]:
     if (found.version, found.removed_version) != (truth.version, truth.removed_version):
         yield f"versions {found.version}, {found.removed_version} instead of {truth}"
-    if truth.described and found.described not in truth.described:
+    if truth.described and found.described != truth.described:
         yield f"{found.described} instead of {truth.described}"
     if found.images.keys() != truth.images.keys():
         yield f"pictures {sorted(found.images)} instead of {sorted(truth.images)}"
         return
-    for name, (version, digests) in truth.images.items():
+    for name, (version, sha256) in truth.images.items():
         image = found.images[name]
-        if image.version != version or image.sha256 not in digests:
+        if (image.version, image.sha256) != (version, sha256):
             yield f"{name}: version {image.version} of other bytes than version {version}"
         if image.removed is not (version <= truth.removed_version):
             yield f"{name}: {'gone' if image.removed else 'there'} at {version}, {truth.removed_version}"

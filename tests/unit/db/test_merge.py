@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +90,22 @@ def test_a_second_time_changes_nothing_and_counts_as_superseded(sent: list[Messa
     again = merge(state, changes, removals)
     assert again.products == state
     assert (again.applied, again.superseded) == (0, len(sent))
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=6), st.data())
+def test_what_is_said_twice_under_one_version_ends_the_same_in_any_order(
+    variants: list[int], data: st.DataObject
+) -> None:
+    said = [
+        replace(
+            change(version=1),
+            content_sha256=bytes([variant % 2]) * 32,
+            category=f"category {variant // 2}" if variant else None,
+            attributes={"variant": variant},
+        )
+        for variant in variants
+    ]
+    assert merged({}, data.draw(st.permutations(said))) == merged({}, said)
 
 
 def test_a_picture_is_live_only_above_the_removal() -> None:
