@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
+from redis import Redis
 from redis.exceptions import RedisError
 
 from db.session import Database
@@ -80,6 +82,19 @@ class Child:
         )
         return False
 
+    def tend(self, start: Callable[[], object]) -> None:
+        """Start it if it is dead and its pause is over; later if that cannot be done now."""
+        if not self.is_to_start():
+            return
+        try:
+            start()
+        except (StartError, OSError) as error:
+            self.pause = min(self.pause * 2, LONGEST_PAUSE)
+            self.due = time.monotonic() + self.pause
+            log.error(  # noqa: TRY400 - a trace says no more
+                "%s was not started (%s); trying again in %.0f s", self.name, error, self.pause
+            )
+
     def start(self, environment: Mapping[str, str]) -> None:
         """Start it in a session of its own: a Ctrl-C on the terminal is for the one that stops it."""
         with self.log.open("ab") as output:
@@ -139,6 +154,8 @@ class Service:
             raise StartError(f"LOOKALIKE_DATA_DIR cannot be used: {error}") from error
         if self.settings.embedded_redis:
             self._start_server()
+            if self.stopping:
+                return
         self._check_redis()
         self._check_rest()
         environment = os.environ | self.settings.environment() | {PARENT: str(os.getpid())}
@@ -152,11 +169,17 @@ class Service:
 
     def _start_server(self) -> None:
         url = self.embedded_url
-        server = self.server or Child("the embedded server", [], self.logs / "valkey.log")
-        server.process = valkey.start(url, self.settings.data_dir / "valkey", server.log)
-        server.began()
-        self.server = server
+        self.server = server = Child("the embedded server", [], self.logs / "valkey.log")
         self.settings = self.settings.with_(redis_url=SecretStr(url))
+        process = self._launch(server)
+        valkey.wait(process, url, server.log, self._stopping)
+
+    def _launch(self, server: Child) -> subprocess.Popen[bytes]:
+        """On the same port and folder as ever: its append-only file has what was written."""
+        folder = self.settings.data_dir / "valkey"
+        server.process = valkey.launch(self.embedded_url, folder, server.log)
+        server.began()
+        return server.process
 
     def _check_redis(self) -> None:
         with connect(self.settings) as client:
@@ -180,7 +203,8 @@ class Service:
         deadline = time.monotonic() + START_TIMEOUT
         with connect(self.settings) as client:
             while waiting and not self._stopping.wait(0.1):
-                alive = {beat.pid for beat in beating(client)}
+                self._tend_server()
+                alive = _beating(client)
                 for child in self.children:
                     if child.pid is None:
                         raise StartError(f"{child.name} did not start:\n{child.last_words()}")
@@ -194,23 +218,20 @@ class Service:
                     )
 
     def watch(self) -> None:
-        """Start again what dies, until `stop_soon`."""
+        """Start again what dies, until `stop_soon`.
+
+        In a thread that lasts: Linux ends what a thread has started together with it (`worker.tether`).
+        """
         environment = os.environ | self.settings.environment() | {PARENT: str(os.getpid())}
         while not self._stopping.wait(0.5):
-            if self.server is not None and self.server.is_to_start():
-                self._restart_server(self.server)
+            self._tend_server()
             for child in self.children:
-                if child.is_to_start():
-                    child.start(environment)
+                child.tend(partial(child.start, environment))
 
-    def _restart_server(self, server: Child) -> None:
-        """On the same port and folder: its append-only file has what was written, and workers find it again."""
-        try:
-            self._start_server()
-        except StartError as error:
-            log.error("not started: %s", error)  # noqa: TRY400
-            server.started = time.monotonic()
-            server.due = None
+    def _tend_server(self) -> None:
+        """Start it again when it died, and wait for nothing: workers find it when it is back."""
+        if self.server is not None:
+            self.server.tend(partial(self._launch, self.server))
 
     @property
     def stopping(self) -> bool:
@@ -232,6 +253,14 @@ class Service:
         _stop(running, self.settings.grace + LEAVING)
         if self.server is not None and self.server.process is not None:
             _stop([self.server.process], self.settings.grace)
+
+
+def _beating(client: Redis) -> set[int]:
+    """Process ids of workers that consume; none while Redis is away."""
+    try:
+        return {beat.pid for beat in beating(client)}
+    except RedisError:
+        return set()
 
 
 def in_words(code: int | None) -> str:

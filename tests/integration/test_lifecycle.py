@@ -6,12 +6,14 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
@@ -92,6 +94,42 @@ def test_a_killed_server_is_started_again_and_nothing_is_lost(
     finally:
         watched.stop()
         watcher.join()
+
+
+def test_a_server_that_dies_again_and_again_is_started_again(
+    watched: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it cannot be started at first, because its port is taken."""
+    monkeypatch.setattr("worker.up.RESTART_PAUSE", 0.1)
+    monkeypatch.setattr("worker.up.LONGEST_PAUSE", 0.2)
+    try:
+        watched.start()
+        server = watched.server
+        assert server is not None
+        watcher = threading.Thread(target=watched.watch)
+        watcher.start()
+        with producer_of(watched) as shop:
+            for number in range(3):
+                add(shop, f"p{number}", save_picture(tmp_path / f"{number}.jpg", number))
+                killed = server.process
+                assert killed is not None
+                killed.kill()
+                killed.wait()
+                with socket.create_server(("127.0.0.1", port_of(watched))):
+                    wait_until(lambda: server.due is not None)
+                    wait_until(lambda: server.pid is None and server.pause == 0.2)
+                wait_until(lambda: server.pid is not None)
+                wait_until(lambda: _backlog(shop) == 0)
+            assert shop.status(timeout=WAIT).products == 3
+    finally:
+        watched.stop()
+        watcher.join()
+
+
+def port_of(service: Service) -> int:
+    port = urlsplit(service.embedded_url).port
+    assert port is not None
+    return port
 
 
 def _backlog(shop: Producer) -> int | None:
