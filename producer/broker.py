@@ -12,6 +12,7 @@ from redis.connection import parse_url
 from producer import keys
 from producer.messages import Message, Queue
 from producer.settings import ProducerSettings
+from producer.signing import Signer
 from producer.transport import CONNECT_TIMEOUT, HEALTH_CHECK_EVERY, SOCKET_TIMEOUT
 
 VISIBILITY_TIMEOUT = 600
@@ -25,6 +26,7 @@ def celery_app(settings: ProducerSettings) -> Celery:
     """A Celery app of our own on the settings' Redis, beside whatever Celery app the shop has."""
     url = settings.redis_url.get_secret_value()
     app = Celery("lookalike", set_as_current=False)
+    app.signer = Signer.of(settings.signing_keys)
     app.conf.update(
         broker_url=_broker_url(url),
         broker_use_ssl=_ssl(url),
@@ -58,13 +60,19 @@ def send(
     """
     app.send_task(
         message.task,
-        args=[message.model_dump(mode="json")],
+        args=arguments(app, message),
         queue=message.queue.value,
         task_id=getattr(message, "id", None),  # the same in the workers' logs
         argsrepr="…",  # costs more than the rest of sending, and would put the shop's data into headers
         expires=expires,
         producer=producer,
     )
+
+
+def arguments(app: Celery, message: Message) -> list[Any]:
+    """What a task is given: the message and, where there are keys, its signature."""
+    body = message.model_dump(mode="json")
+    return [body, app.signer.sign(message.task, body)] if app.signer else [body]
 
 
 def _queue(name: Queue) -> BrokerQueue:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from producer import keys
 from producer.ids import issued_at, new_id
 from producer.messages import ImageItem, IngestChunk, Job, Outcome, Queue, Removal, RemoveChunk
+from producer.signing import Signer
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -125,10 +126,16 @@ class Claim(Generic[J_co]):
 
 
 class Ledger:
-    """The ledger on one Redis. `outcome_ttl` is how many seconds the outcome of a job is kept."""
+    """The ledger on one Redis. `outcome_ttl` is how many seconds the outcome of a job is kept.
 
-    def __init__(self, redis: Redis, *, outcome_ttl: float = 86_400.0) -> None:
+    With a `signer` what is written down is signed, and nothing else is published again.
+    """
+
+    def __init__(
+        self, redis: Redis, *, outcome_ttl: float = 86_400.0, signer: Signer | None = None
+    ) -> None:
         self._redis = redis
+        self._signer = signer
         self._outcome_ttl = max(1, round(outcome_ttl * 1000))
         self._begin = redis.register_script(_BEGIN)
         self._renew = redis.register_script(_RENEW)
@@ -139,7 +146,7 @@ class Ledger:
         """Write new jobs down, all or none; returns how many the ledger holds after it."""
         due = time.time() + GRACE
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(keys.LEDGER, mapping={job.id: _stored(job) for job in jobs})
+            pipe.hset(keys.LEDGER, mapping={job.id: self._stored(job) for job in jobs})
             pipe.zadd(keys.LEDGER_DUE, {job.id: due for job in jobs})
             pipe.zcard(keys.LEDGER_DUE)
             return int(pipe.execute()[-1])
@@ -186,7 +193,7 @@ class Ledger:
             self._outcome_ttl,
         ]
         for each in follow_ups:
-            args += [each.id, _stored(each), _retry_after(each.attempt)]
+            args += [each.id, self._stored(each), _retry_after(each.attempt)]
         places = [keys.LEDGER, keys.LEDGER_DUE, keys.LEDGER_LEASES, *_COUNTS, keys.LEDGER_APPLIED]
         return bool(self._clear(keys=[*places, keys.outcome(job.id)], args=args))
 
@@ -200,7 +207,7 @@ class Ledger:
         horizons = self._horizons()
         jobs: list[Job] = []
         for job_id, raw in self._due(now):
-            job = _parse(job_id, raw)
+            job = self._parse(job_id, raw)
             if job is None:
                 self._postpone({job_id: now + LONGEST_GRACE})
             elif (issued_at(job.id) or 0.0) < horizons[job.queue]:
@@ -254,6 +261,30 @@ class Ledger:
             for queue, waiting, applied in zip(Queue, found[::2], found[1::2], strict=True)
         }
 
+    def _stored(self, job: Job) -> str:
+        message = job.model_dump_json()
+        if self._signer is None:
+            return f'{{"task":{json.dumps(job.task)},"message":{message}}}'
+        signature = self._signer.sign(job.task, json.loads(message))
+        return f'{{"task":{json.dumps(job.task)},"message":{message},"signature":"{signature}"}}'
+
+    def _parse(self, job_id: str, raw: bytes) -> Job | None:
+        try:
+            value = json.loads(raw)
+            task, message = value["task"], value["message"]
+            if self._signer and not self._signer.believes(task, message, value.get("signature")):
+                log.error(
+                    "ledger entry %s is not signed with a key of ours: it is left alone", job_id
+                )
+                return None
+            return JOB_TYPES[task].parse(message)
+        except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = type(error).__name__
+            log.warning(
+                "ledger entry %s is of another version and is left for it: %s", job_id, problem
+            )
+            return None
+
     def _postpone(self, due: Mapping[str, float]) -> None:
         if due:  # xx: what has been struck out meanwhile must not come back
             self._redis.zadd(keys.LEDGER_DUE, dict(due), xx=True)
@@ -269,19 +300,6 @@ def follow_up(job: J, items: Sequence[ImageItem | Removal]) -> J:
             "items": tuple(items),
         }
     )
-
-
-def _stored(job: Job) -> str:
-    return f'{{"task":{json.dumps(job.task)},"message":{job.model_dump_json()}}}'
-
-
-def _parse(job_id: str, raw: bytes) -> Job | None:
-    try:
-        value = json.loads(raw)
-        return JOB_TYPES[value["task"]].parse(value["message"])
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
-        log.warning("ledger entry %s is of another version and is left for it: %r", job_id, error)
-        return None
 
 
 def _grace(age: float) -> float:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from producer.reasons import Reason
+from producer.redaction import without_secrets
 
 WIRE_VERSION: Literal[1] = 1
 MIN_CHUNK, MAX_CHUNK = 1, 64
@@ -42,6 +44,14 @@ MAX_AT_MOST = 8
 """Attributes that `at_most` may name."""
 MAX_DETAIL = 500
 MAX_ATTRIBUTES = 64
+MAX_TEXT = 8192
+"""Characters that all attributes of a product may have together, names and lists included."""
+MAX_WHERE_TEXT = 1 << 16
+"""The same of all conditions of a lookup."""
+MAX_BITS = 1000
+"""Bits of a whole number: more would be none of JSON's any more, and no float is so large."""
+MAX_MESSAGE = 16 << 20
+"""Bytes of the largest message: more than any has that keeps to these limits."""
 
 
 class Queue(StrEnum):
@@ -88,17 +98,43 @@ Scalar = (
 
 
 def _finite(attributes: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    length = 0
     for key, value in attributes.items():
         _printable(key)
+        length += len(key)
         for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, float) and not math.isfinite(part):
-                raise ValueError(f"attribute {key!r} must be a finite number")
-            if isinstance(part, dict | list):
-                problem = f"attribute {key!r} must be a string, number, boolean or a list"
-                raise ValueError(problem)  # noqa: TRY004 - what pydantic collects
-            if isinstance(part, str):
-                _printable(part)
+            length += _length_of_part(key, part)
+    if length > MAX_TEXT:
+        raise ValueError(
+            f"all attributes together may have {MAX_TEXT:,} characters, not {length:,}"
+        )
     return attributes
+
+
+def _length_of_part(key: str, part: JsonValue) -> int:
+    """Check a value of an attribute; the characters that it takes."""
+    if isinstance(part, dict | list):
+        problem = f"attribute {key!r} must be a string, number, boolean or a list"
+        raise ValueError(problem)  # noqa: TRY004 - what pydantic collects
+    if isinstance(part, str):
+        return len(_printable(part))
+    if isinstance(part, float) and not math.isfinite(part):
+        raise ValueError(f"attribute {key!r} must be a finite number")
+    if isinstance(part, int) and part.bit_length() > MAX_BITS:
+        raise ValueError(f"attribute {key!r} is too large a number")
+    return 8
+
+
+def _brief(where: dict[str, Any]) -> dict[str, Any]:
+    texts = (
+        each
+        for condition in where.values()
+        for each in (condition if isinstance(condition, tuple) else (condition,))
+        if isinstance(each, str)
+    )
+    if sum(map(len, texts)) > MAX_WHERE_TEXT:
+        raise ValueError(f"all conditions together may have {MAX_WHERE_TEXT:,} characters")
+    return where
 
 
 Attributes = Annotated[
@@ -132,7 +168,9 @@ class Range(Frozen):
 Condition = (
     Scalar | Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_CHOICES)] | Range
 )
-Where = Annotated[dict[AttributeName, Condition], Field(max_length=MAX_CONDITIONS)]
+Where = Annotated[
+    dict[AttributeName, Condition], Field(max_length=MAX_CONDITIONS), AfterValidator(_brief)
+]
 AtMost = Annotated[dict[AttributeName, Limit], Field(max_length=MAX_AT_MOST)]
 
 
@@ -174,6 +212,10 @@ class UrlImage(Frozen):
 
     kind: Literal["url"] = "url"
     url: Annotated[str, StringConstraints(min_length=8, max_length=4096, pattern=r"^https?://")]
+
+    def __repr_args__(self) -> Iterator[tuple[str, str]]:
+        """Without what may sign it: a repr ends in logs."""
+        yield "url", without_secrets(self.url)
 
 
 class BytesImage(Frozen):

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from producer.errors import SettingsError
+from producer.signing import SHORTEST_KEY, split
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -41,6 +42,9 @@ class ProducerSettings(BaseSettings):
     """Seconds that the bytes of a product's picture are kept; those of a question for `lookup_ttl`."""
     outcome_ttl: float = Field(86_400.0, gt=0)
     """Seconds that it is remembered what became of a job, for whoever waits for it."""
+    signing_keys: SecretStr | None = None
+    """Keys with commas between them: messages are signed with the first, and workers take none but those that one
+    of theirs has signed. Every process of the shop and the service needs them."""
 
     @field_validator("redis_url")
     @classmethod
@@ -48,6 +52,13 @@ class ProducerSettings(BaseSettings):
         if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must start with redis://, rediss:// or unix://")
         return url
+
+    @field_validator("signing_keys")
+    @classmethod
+    def _long_enough(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None and any(len(key) < SHORTEST_KEY for key in split(keys)):
+            raise ValueError(f"every key must have at least {SHORTEST_KEY} characters")
+        return keys
 
     @classmethod
     def from_env(cls) -> Self:

@@ -32,6 +32,7 @@ from producer.messages import (
 )
 from producer.pictures import PictureStore
 from producer.settings import ProducerSettings
+from producer.signing import Signer
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -125,7 +126,7 @@ class RedisTransport:
         self._settings = settings
         self._redis = connect(settings)
         self._mailbox = Mailbox(self._redis, settings.lookup_ttl)
-        self._ledger = Ledger(self._redis)
+        self._ledger = Ledger(self._redis, signer=Signer.of(settings.signing_keys))
         self._pictures = PictureStore(self._redis)
         self._sender: _Sender | None = None
         self._lock = threading.Lock()

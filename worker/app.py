@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from celery import Celery
 
-from producer.broker import celery_app
+from producer.broker import arguments, celery_app
 from producer.messages import Message, SweepLedger, WatchIndex
+from worker import broker
+from worker.intake import Refuse
 from worker.settings import WorkerSettings
 
 WATCH_EVERY = 5.0
@@ -31,17 +33,32 @@ def worker_app(settings: WorkerSettings) -> Celery:
         broker_connection_max_retries=None,
         beat_scheduler="celery.beat:Scheduler",
         beat_schedule={
-            "watch the index": _tick(WatchIndex(), WATCH_EVERY),
-            "sweep the ledger": _tick(SweepLedger(), SWEEP_EVERY),
+            "watch the index": _tick(app, WatchIndex(), WATCH_EVERY),
+            "sweep the ledger": _tick(app, SweepLedger(), SWEEP_EVERY),
         },
     )
     return app
 
 
-def _tick(message: Message, every: float) -> dict[str, object]:
+def _tick(app: Celery, message: Message, every: float) -> dict[str, object]:
     return {
         "task": message.task,
         "schedule": every,
-        "args": [message.model_dump(mode="json")],
+        "args": arguments(app, message),
         "options": {"queue": message.queue.value, "expires": TICK_LIFE},
     }
+
+
+def take_in(app: Celery, refuse: Refuse) -> None:
+    """Have what is no message at all given to `refuse` instead of ending the worker."""
+    broker.register()
+    options = app.conf.broker_transport_options | {broker.REFUSE: refuse}
+    # A Unix socket is named by the scheme alone, a server also beside its address.
+    url = app.conf.broker_url.replace("redis+socket://", f"{broker.ALIAS}+socket://")
+    app.conf.update(
+        broker_transport=broker.ALIAS,
+        broker_transport_options=options,
+        broker_url=url,
+        broker_read_url=url,
+        broker_write_url=url,
+    )

@@ -13,27 +13,42 @@ from redis.exceptions import RedisError
 
 from producer import keys
 from producer.messages import Queue
+from worker.intake import Intake, Refused
 
 log = logging.getLogger(__name__)
 
 
 class GuardedConsumer(Consumer):  # type: ignore[misc]
-    """Drops a message that Celery fails on, where Celery would end the worker, which would then meet it again."""
+    """Refuses what the intake does, and what Celery fails on, where Celery would end the worker."""
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Celery's handler of a message, guarded."""
         handler = super().create_task_handler(*args, **kwargs)
+        intake: Intake = self.app.intake
 
         def guarded(message: Any) -> None:
-            try:
-                handler(message)
-            except (*self.connection_errors, *self.channel_errors):
-                raise
-            except Exception as error:
-                log.error("a message that cannot be read is dropped: %s", error)  # noqa: TRY400
+            refused = intake.look(message)
+            if refused is None:
+                try:
+                    handler(message)
+                except (*self.connection_errors, *self.channel_errors):
+                    raise
+                except Exception as error:
+                    detail = f"Celery cannot read it: {type(error).__name__}"
+                    refused = Refused(detail, body=message.body)
+            if refused is not None:
+                intake.refuse(refused)
                 message.reject_log_error(log, self.connection_errors)
 
         return guarded
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Leave it to the guard; Celery would write all of it into the log."""
+        raise exc
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """As `on_invalid_task`."""
+        raise exc
 
 
 class Consumption:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from db.queries import catalogue, dead_letters, fences
 from db.queries.catalogue import ImageChange, NewEmbedding
@@ -17,6 +16,7 @@ from db.queries.dead_letters import NewDeadLetter
 from db.session import Database
 from producer.ledger import Claim, Ledger, follow_up
 from producer.messages import ImageItem, IngestChunk, ItemFailure, Outcome, RemoveChunk
+from worker.giving_up import letter_of
 from worker.preparing import Pictured, Prepared, Refused
 
 log = logging.getLogger(__name__)
@@ -128,13 +128,5 @@ def _change(pictured: Pictured) -> ImageChange:
 
 
 def _dead_letter(claim: Claim[IngestChunk], refused: Refused) -> NewDeadLetter:
-    return NewDeadLetter(
-        job_id=claim.job.id,
-        product_id=refused.item.product_id,
-        name=refused.item.name,
-        reason=refused.error.reason,
-        detail=refused.error.detail,
-        attempts=claim.job.attempt + claim.deaths,
-        message=refused.item.model_dump(mode="json"),
-        created_at=datetime.now(UTC),
-    )
+    error, attempts = refused.error, claim.job.attempt + claim.deaths
+    return letter_of(claim.job, refused.item, error.reason, error.detail, attempts)

@@ -7,14 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from redis.exceptions import RedisError
 
 from db.errors import DatabaseUnavailable
 from db.queries import dead_letters, fences
-from db.queries.dead_letters import NewDeadLetter
 from db.queries.fences import Fenced
 from db.session import Database
 from producer.ledger import Claim, Ledger, follow_up
@@ -30,6 +28,7 @@ from producer.messages import (
 from producer.reasons import Reason
 from worker.claims import Claims
 from worker.errors import DeviceFailed
+from worker.giving_up import letter_of
 
 log = logging.getLogger(__name__)
 
@@ -134,19 +133,8 @@ class Jobs:
     def _give_up(self, claim: Claim[Job], reason: Reason, detail: str) -> None:
         job, items = claim.job, _items(claim.job)
         log.error("job %s is given up: %s", job.id, detail)
-        letters = [
-            NewDeadLetter(
-                job_id=job.id,
-                product_id=item.product_id,
-                name=_name(item),
-                reason=reason,
-                detail=detail,
-                attempts=max(job.attempt, claim.deaths),
-                message=item.model_dump(mode="json"),
-                created_at=datetime.now(UTC),
-            )
-            for item in items
-        ]
+        attempts = max(job.attempt, claim.deaths)
+        letters = [letter_of(job, item, reason, detail, attempts) for item in items]
         with self.database.writing() as session:
             dead_letters.add(session, letters)
             fences.check(session, job.id, claim.token)

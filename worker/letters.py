@@ -13,6 +13,7 @@ from db.queries.dead_letters import DeadLetter, Which
 from db.session import Database
 from producer.messages import ImageItem, Removal
 from producer.reasons import Reason
+from worker.giving_up import is_complete
 from worker.resending import Resender
 
 PAGE = 500
@@ -27,6 +28,8 @@ class Requeued:
     """Keys of letters whose message this version does not understand; they are kept."""
     expired: int
     """Letters whose bytes came with the message and are gone; they are kept, unless they were named."""
+    signed: int
+    """Letters whose address was signed, which is not kept: the shop has to add them again."""
 
 
 def requeue(
@@ -42,7 +45,7 @@ def requeue(
     between leaves an item on the queue and in its letter, which is harmless. Raises as `Resender.send` does, and
     DatabaseUnavailable.
     """
-    sent = seen = expired = 0
+    sent = seen = expired = signed = 0
     unreadable: list[int] = []
     which, total = as_of_now(database, which)
     for page in _pages(database, which):
@@ -53,6 +56,8 @@ def requeue(
                 expired += 1
             elif item is None:
                 unreadable.append(letter.pk)
+            elif not is_complete(item):
+                signed += 1
             else:
                 items.append((letter, item))
         for chunk in _chunks(items, chunk_size):
@@ -61,7 +66,7 @@ def requeue(
             sent += len(chunk)
         seen += len(page)
         on_share(min(seen / max(total, 1), 1.0))
-    return Requeued(sent, tuple(unreadable), expired)
+    return Requeued(sent, tuple(unreadable), expired, signed)
 
 
 def discard(

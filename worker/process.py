@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import socket
@@ -16,14 +17,15 @@ from celery.signals import worker_ready, worker_shutting_down
 from pydantic import ValidationError
 
 from db.session import Database
-from producer.messages import Message, Question, Reindex
+from producer.messages import MAX_DETAIL, Message, Question, Reindex
 from producer.transport import connect
 from worker import startup
-from worker.app import worker_app
+from worker.app import take_in, worker_app
 from worker.consumer import Consumption
 from worker.courtesy import step_back
 from worker.departure import DEAF, STUCK
 from worker.heartbeat import Heartbeat
+from worker.intake import Intake, Refused
 from worker.roles import DUTIES, Handlers, Process, Role
 from worker.settings import WorkerSettings
 from worker.watchdog import Sign, Watchdog
@@ -48,20 +50,32 @@ _running: Running | None = None
 def handle(message: type[Message], body: object) -> None:
     """Parse a message off the queue and give it to its handler.
 
-    What cannot be parsed is refused with a line in the log: a question is answered so, and a job stays in
+    What cannot be parsed is refused and kept as a dead letter: a question is answered so, and a job stays in
     the ledger, for a worker that understands it.
     """
     assert _running is not None
     try:
         parsed = message.parse(body)
     except ValidationError as error:
-        problems = error.errors(include_input=False, include_url=False, include_context=False)
-        log.error("%s refused: %s", message.task, problems)  # noqa: TRY400 - a trace says no more
+        _running.process.app.intake.refuse(_unreadable(message, body, error))
         if issubclass(message, Question):
             _running.process.desk.refuse(body)
         return
     with _running.process.busy.working(parsed):
         _running.handlers[message](parsed)
+
+
+def _unreadable(message: type[Message], body: object, error: ValidationError) -> Refused:
+    problems = error.errors(include_input=False, include_url=False, include_context=False)
+    said = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems[:5])
+    id_ = body.get("id") if isinstance(body, dict) else None
+    return Refused(
+        f"it is not what {message.task} is given: {said}"[:MAX_DETAIL],
+        message.queue,
+        message.task,
+        id_ if isinstance(id_, str) else None,
+        json.dumps(body),
+    )
 
 
 def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> int:
@@ -79,6 +93,8 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
     if duty.yields:
         step_back()
     with _open(role, settings, app) as process:
+        app.intake = Intake(process.database, _tasks(app), app.signer)
+        take_in(app, app.intake.refuse)
         worker_shutting_down.connect(process.departure.ask, weak=False)
         _running = Running(duty.start(process), process)
         gc.collect()
@@ -100,6 +116,13 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
         with Watchdog(_signs(process, consumption), _bite(process)):
             worker.start()
         return process.departure.code or int(worker.exitcode or 0)
+
+
+def _tasks(app: Celery) -> frozenset[str]:
+    """Those that were included; Celery brings others, of which none is needed here."""
+    app.loader.import_default_modules()
+    app.finalize()
+    return frozenset(name for name in app.tasks if not name.startswith("celery."))
 
 
 def _signs(process: Process, consumption: Consumption) -> list[Sign]:

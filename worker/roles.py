@@ -104,7 +104,7 @@ class Process:
     @cached_property
     def ledger(self) -> Ledger:
         """What is accepted and not yet applied."""
-        return Ledger(self.redis, outcome_ttl=self.settings.outcome_ttl)
+        return Ledger(self.redis, outcome_ttl=self.settings.outcome_ttl, signer=self.app.signer)
 
     @cached_property
     def claims(self) -> Claims:

@@ -1,4 +1,7 @@
-"""The Celery tasks: parse the message, give it to its handler. Nothing imports this module but Celery."""
+"""The Celery tasks: parse the message, give it to its handler. Nothing imports this module but Celery.
+
+Signatures were looked at by then (`worker.intake`).
+"""
 
 from __future__ import annotations
 
@@ -21,72 +24,72 @@ from worker.process import handle
 
 
 @shared_task(name=IngestChunk.task)
-def ingest(body: object) -> None:
+def ingest(body: object, signature: str = "") -> None:
     """Make a chunk of pictures searchable."""
     handle(IngestChunk, body)
 
 
 @shared_task(name=RemoveChunk.task)
-def remove(body: object) -> None:
+def remove(body: object, signature: str = "") -> None:
     """Take products out."""
     handle(RemoveChunk, body)
 
 
 @shared_task(name=ProductLookup.task)
-def lookup(body: object) -> None:
+def lookup(body: object, signature: str = "") -> None:
     """Answer a lookup by products."""
     handle(ProductLookup, body)
 
 
 @shared_task(name=TasteLookup.task)
-def taste(body: object) -> None:
+def taste(body: object, signature: str = "") -> None:
     """Answer a lookup by several products together."""
     handle(TasteLookup, body)
 
 
 @shared_task(name=PictureLookup.task)
-def query(body: object) -> None:
+def query(body: object, signature: str = "") -> None:
     """Answer a lookup by picture."""
     handle(PictureLookup, body)
 
 
 @shared_task(name=StatusRequest.task)
-def status(body: object) -> None:
+def status(body: object, signature: str = "") -> None:
     """Say how the service is."""
     handle(StatusRequest, body)
 
 
 @shared_task(name=ThumbnailRequest.task)
-def thumbnails(body: object) -> None:
+def thumbnails(body: object, signature: str = "") -> None:
     """Give small pictures of products."""
     handle(ThumbnailRequest, body)
 
 
 @shared_task(name=Comparison.task)
-def compare(body: object) -> None:
+def compare(body: object, signature: str = "") -> None:
     """Compare a shop's pictures with the catalogue's."""
     handle(Comparison, body)
 
 
 @shared_task(name=ProductList.task)
-def products(body: object) -> None:
+def products(body: object, signature: str = "") -> None:
     """List the catalogue's products."""
     handle(ProductList, body)
 
 
 @shared_task(name=WatchIndex.task)
-def watch_index(body: object) -> None:
+def watch_index(body: object, signature: str = "") -> None:
     """Ask for a rebuild when one is due."""
     handle(WatchIndex, body)
 
 
 @shared_task(name=Reindex.task, acks_late=False)
-def reindex(body: object) -> None:
+def reindex(body: object, signature: str = "") -> None:
     """Rebuild the index. Acknowledged at once: it outlasts the visibility timeout, and its lease guards it."""
     handle(Reindex, body)
 
 
 @shared_task(name=SweepLedger.task)
-def sweep_ledger(body: object) -> None:
+def sweep_ledger(body: object, signature: str = "") -> None:
     """Send again what is overdue."""
     handle(SweepLedger, body)

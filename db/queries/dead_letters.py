@@ -113,6 +113,19 @@ def delete_(session: Session, pks: Sequence[int]) -> int:
     return len(session.execute(done).all())
 
 
+def keep_newest(session: Session, reason: str, count: int) -> None:
+    """Forget the older ones of a reason."""
+    oldest = (
+        select(Table.pk)
+        .where(Table.reason == str(reason))
+        .order_by(Table.pk.desc())
+        .offset(count - 1)
+        .limit(1)
+        .scalar_subquery()
+    )
+    session.execute(delete(Table).where(Table.reason == str(reason), Table.pk < oldest))
+
+
 def _chosen(statement: Select[Any], which: Which | None) -> Select[Any]:
     if which is None:
         return statement

@@ -26,12 +26,14 @@ from producer.messages import (
     Queue,
     Removal,
     RemoveChunk,
+    UrlImage,
 )
 from producer.reasons import Reason
 from tests.fake_worker import FakeWorker, take_all
 from tests.integration.test_worker_cli import Terminal
 from tests.stack import producer_of, running, save_picture
 from worker import letters
+from worker.giving_up import letter_of
 from worker.letters import Requeued
 from worker.resending import Resender
 from worker.settings import WorkerSettings
@@ -48,9 +50,13 @@ class Post:
 
     def give_up(self, *items: ImageItem | Removal, reason: Reason = Reason.NOT_FOUND) -> None:
         """Make dead letters of the items."""
-        job_id = new_id()
+        job = RemoveChunk(
+            id=new_id(), accepted_at=0.0, items=(Removal(product_id="any", version=1),)
+        )
         with self.database.writing() as session:
-            dead_letters.add(session, [letter_of(job_id, item, reason) for item in items])
+            dead_letters.add(
+                session, [letter_of(job, item, reason, "because", 1) for item in items]
+            )
 
     @property
     def letters(self) -> list[DeadLetter]:
@@ -88,25 +94,11 @@ def item(product: str, version: int = 7, image: ImageRef | None = None) -> Image
     )
 
 
-def letter_of(job_id: str, given_up: ImageItem | Removal, reason: Reason) -> NewDeadLetter:
-    """As a worker writes it."""
-    return NewDeadLetter(
-        job_id=job_id,
-        product_id=given_up.product_id,
-        name=given_up.name if isinstance(given_up, ImageItem) else None,
-        reason=reason,
-        detail="because",
-        attempts=1,
-        message=given_up.model_dump(mode="json"),
-        created_at=datetime.now(UTC),
-    )
-
-
 def test_what_is_sent_again_is_what_was_given_up_and_leaves_the_dead_letters(post: Post) -> None:
     items = [item(f"p{number}", version=number) for number in range(3)]
     removal = Removal(product_id="gone", version=9)
     post.give_up(*items, removal)
-    assert post.requeue(Which()) == Requeued(4, (), 0)
+    assert post.requeue(Which()) == Requeued(4, (), 0, 0)
     assert post.letters == []
     assert post.ledger.size() == 3
     jobs = [job for queue in (Queue.INGEST, Queue.CONTROL) for job in take_all(post.redis, queue)]
@@ -129,10 +121,21 @@ def test_only_those_that_are_chosen_are_sent(post: Post) -> None:
 
 def test_bytes_that_are_gone_are_left_unless_they_are_named(post: Post) -> None:
     post.give_up(item("a", image=BytesImage(key="0" * 64)), reason=Reason.BYTES_EXPIRED)
-    assert post.requeue(Which()) == Requeued(0, (), 1)
+    assert post.requeue(Which()) == Requeued(0, (), 1, 0)
     (letter,) = post.letters
-    assert post.requeue(Which((letter.pk,))) == Requeued(1, (), 0)
+    assert post.requeue(Which((letter.pk,))) == Requeued(1, (), 0, 0)
     assert post.letters == []
+
+
+def test_an_address_that_was_signed_is_not_kept_and_cannot_be_sent_again(post: Post) -> None:
+    signed = UrlImage(url="https://cdn.example/1.jpg?X-Amz-Signature=abc")
+    job = IngestChunk(id=new_id(), accepted_at=0.0, items=(item("a", image=signed),))
+    letter = letter_of(job, job.items[0], Reason.NOT_FOUND, f"gone: {signed.url}", 1)
+    assert "abc" not in f"{letter}"
+    with post.database.writing() as session:
+        dead_letters.add(session, [letter])
+    assert post.requeue(Which()) == Requeued(0, (), 0, 1)
+    assert len(post.letters) == 1
 
 
 def test_what_this_version_does_not_understand_is_kept(post: Post) -> None:
@@ -229,11 +232,21 @@ def test_listing_and_showing(terminal: Terminal, shelf: Post) -> None:
 
 def test_sending_again(terminal: Terminal, shelf: Post) -> None:
     first = shelf.letters[0].pk
-    assert terminal.json("requeue", str(first)) == {"sent": 1, "unreadable": [], "expired": 0}
+    assert terminal.json("requeue", str(first)) == {
+        "sent": 1,
+        "unreadable": [],
+        "expired": 0,
+        "signed": 0,
+    }
     assert shelf.sent() == [["a"]]
     assert terminal.run("requeue", "--reason", "not_found") == 0
     assert "Sent 2 again" in terminal.words
-    assert terminal.json("requeue", "--all") == {"sent": 0, "unreadable": [], "expired": 0}
+    assert terminal.json("requeue", "--all") == {
+        "sent": 0,
+        "unreadable": [],
+        "expired": 0,
+        "signed": 0,
+    }
 
 
 def test_waiting_for_what_is_sent_again(terminal: Terminal, shelf: Post) -> None:

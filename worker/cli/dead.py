@@ -178,6 +178,10 @@ def _say_requeued(
             f"Left {done.expired:,} whose bytes came with the message and are gone: the shop has to add them "
             "again (`discard --reason bytes_expired` forgets them)."
         )
+    if done.signed:
+        console.print(
+            f"Left {done.signed:,} whose address was signed, which is not kept: the shop has to add them again."
+        )
     if done.unreadable:
         numbers = ", ".join(map(str, done.unreadable[:20]))
         console.print(f"Kept, for this version does not understand them: {numbers}")

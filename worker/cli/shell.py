@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from db.session import Database
+from producer.redaction import without_secrets
 from producer.settings import load
 from worker.settings import WorkerSettings
 
@@ -61,12 +62,18 @@ def print_json(value: object) -> None:
     console.print_json(json.dumps(value, default=str))
 
 
+class _Bare(logging.Formatter):
+    """Formats without the secrets of addresses, wherever they come from: traces and other libraries included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and what follows it."""
+        return without_secrets(super().format(record))
+
+
 def log_to_stderr() -> None:
     """Show what the service does as it does it."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Bare("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("httpx", "alembic", "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
