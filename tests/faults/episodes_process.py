@@ -28,7 +28,7 @@ from tests.faults.episodes import Episode, check_jobs
 from tests.faults.episodes_index import catalogue_of
 from tests.faults.world import World, item
 from tests.unit.worker.index.factories import Shop
-from worker import roles
+from worker import roles, startup
 from worker.app import worker_app
 from worker.embedding import library
 from worker.embedding.config import ModelConfig
@@ -108,7 +108,9 @@ class _Embedder:
 
 def _start(world: World) -> None:
     with ExitStack() as closing, patch("worker.embedder.Embedder", _Embedder):
-        roles._open_embedder(_process(world, closing))
+        process = _process(world, closing)
+        startup.check(process.settings, process.database, process.redis, [Role.EMBED])
+        roles._open_embedder(process)
 
 
 def _check_started(world: World) -> list[str]:

@@ -71,31 +71,6 @@ def test_a_killed_worker_is_started_again_and_goes_on(watched: Service, tmp_path
         watcher.join()
 
 
-def test_a_killed_server_is_started_again_and_nothing_is_lost(
-    watched: Service, tmp_path: Path
-) -> None:
-    try:
-        watched.start()
-        watcher = threading.Thread(target=watched.watch)
-        watcher.start()
-        with producer_of(watched) as shop:
-            rows = [
-                {"product_id": f"p{seed}", "image": save_picture(tmp_path / f"{seed}.jpg", seed)}
-                for seed in range(200)
-            ]
-            shop.add_many(rows)
-            assert watched.server is not None
-            killed = watched.server.pid
-            assert killed is not None
-            os.kill(killed, signal.SIGKILL)
-            wait_until(lambda: watched.server.pid not in (None, killed))  # type: ignore[union-attr]
-            wait_until(lambda: _backlog(shop) == 0)
-            assert shop.status(timeout=WAIT).products == len(rows)
-    finally:
-        watched.stop()
-        watcher.join()
-
-
 def test_a_server_that_dies_again_and_again_is_started_again(
     watched: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

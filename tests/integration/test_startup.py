@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from db.session import Database
 from tests.integration.test_worker_cli import Terminal
@@ -200,7 +202,7 @@ def test_a_redis_that_may_lose_work(
 
 
 def test_a_redis_that_is_away_is_waited_for(site: Site) -> None:
-    with Redis(port=1) as away:
+    with Redis(port=1, retry=Retry(NoBackoff(), 0)) as away:
         assert replace(site, redis=away).finding("Redis").severity is Severity.WARNING
         startup.check(site.settings, site.database, away, Role)
 

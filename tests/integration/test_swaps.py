@@ -17,7 +17,7 @@ from tests.benchmarks.swap import LIMIT, History, Said
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_lookups_in_four_processes_survive_swaps(tmp_path: Path) -> None:
-    outcome = swap.run(sqlite_url(tmp_path / "catalogue.db"), tmp_path, swaps=5)
+    outcome = swap.run(sqlite_url(tmp_path / "catalogue.db"), tmp_path, swaps=2)
     assert not outcome.errors
     assert not outcome.wrong, outcome.wrong[:3]
     assert outcome.lookups > 100
