@@ -44,6 +44,7 @@ _PICTURE_REASONS = frozenset(
         Reason.FETCH_FAILED,
         Reason.BLOCKED_ADDRESS,
         Reason.PATH_DENIED,
+        Reason.BUCKET_DENIED,
         Reason.BYTES_EXPIRED,
         Reason.BAD_VECTOR,
     }

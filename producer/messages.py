@@ -218,6 +218,15 @@ class UrlImage(Frozen):
         yield "url", without_secrets(self.url)
 
 
+class StoreImage(Frozen):
+    """An object in a bucket of an object store, that the worker fetches."""
+
+    kind: Literal["store"] = "store"
+    url: Annotated[
+        str, StringConstraints(min_length=8, max_length=4096, pattern=r"^(s3|gs)://")
+    ]
+
+
 class BytesImage(Frozen):
     """Bytes that travel beside the message, under `keys.picture(key)`, and expire."""
 
@@ -226,7 +235,7 @@ class BytesImage(Frozen):
     """SHA-256 of the bytes, so that the same picture is sent once."""
 
 
-ImageRef = Annotated[PathImage | UrlImage | BytesImage, Field(discriminator="kind")]
+ImageRef = Annotated[PathImage | UrlImage | StoreImage | BytesImage, Field(discriminator="kind")]
 
 
 # -- messages: jobs -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from producer import checks, keys
 from producer.errors import InvalidRequest
-from producer.messages import BytesImage, ImageRef, PathImage, UrlImage
+from producer.messages import BytesImage, ImageRef, PathImage, StoreImage, UrlImage
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 MAX_BYTES = 25 * 1024 * 1024
 """The largest picture that is sent; the worker takes no larger one from anywhere."""
 _PLAIN_HOST = re.compile(r"^//[A-Za-z0-9.-]+(:\d+)?/")
+_STORES = ("s3", "gs")
+_BUCKET_AND_KEY = re.compile(r"^//[^/?#\\]+/[^/?#]")
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 PictureSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-"""Path, http(s) address, bytes, or a file opened for reading bytes."""
+"""Path, http(s) address, address in an object store, bytes, or a file opened for reading bytes."""
 
 
 def to_ref(source: PictureSource) -> tuple[ImageRef, bytes | None]:
@@ -59,15 +61,26 @@ def _from_text(source: str) -> ImageRef:
     if not is_address(source):
         return _from_path(source)
     scheme, _, rest = source.partition(":")
+    if scheme.lower() in _STORES:
+        return _in_a_store(scheme.lower(), rest)
     if scheme.lower() not in ("http", "https"):
         raise InvalidRequest(
-            f"{scheme}: addresses are not fetched: give an http(s) address, a path, or the bytes"
+            f"{scheme}: addresses are not fetched: give an http(s) address, one in an object store "
+            f"({', '.join(_STORES)}), a path, or the bytes"
         )
     if not _PLAIN_HOST.match(rest) and not _host(source):
         raise InvalidRequest(
             f"{source[:200]!r} is not a complete address: its host is missing or wrong"
         )
     return checks.build(UrlImage, url=f"{scheme.lower()}:{rest}")
+
+
+def _in_a_store(scheme: str, rest: str) -> ImageRef:
+    if not _BUCKET_AND_KEY.match(rest):
+        raise InvalidRequest(
+            f"{f'{scheme}:{rest}'[:200]!r} is not a complete address: it must be {scheme}://BUCKET/KEY"
+        )
+    return checks.build(StoreImage, url=f"{scheme}:{rest}")
 
 
 def _host(address: str) -> str | None:
@@ -90,7 +103,7 @@ def _read(source: bytes | bytearray | memoryview | BinaryIO) -> bytes:
         data = source.read(MAX_BYTES + 1)
     else:
         raise InvalidRequest(
-            f"a picture must be a path, an http(s) address, bytes or a file, not {type(source).__name__}"
+            f"a picture must be a path, an address, bytes or a file, not {type(source).__name__}"
         )
     if not isinstance(data, bytes):
         raise InvalidRequest("a picture's file must be opened for bytes: open(path, 'rb')")

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     DECODER_DIED = "decoder_died"
     NOT_FOUND = "not_found"
     PATH_DENIED = "path_denied"
+    BUCKET_DENIED = "bucket_denied"
     BLOCKED_ADDRESS = "blocked_address"
     FETCH_FAILED = "fetch_failed"
     FETCH_TIMEOUT = "fetch_timeout"
@@ -40,6 +41,7 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.DECODER_DIED: "decoding ended the child process that did it",
     Reason.NOT_FOUND: "no such file, or the address says 404 or 410",
     Reason.PATH_DENIED: "not under `LOOKALIKE_IMAGE_ROOTS`, or not a regular file",
+    Reason.BUCKET_DENIED: "not in a bucket of `LOOKALIKE_IMAGE_BUCKETS`",
     Reason.BLOCKED_ADDRESS: "not a host of `LOOKALIKE_IMAGE_HOSTS`, or a private address",
     Reason.FETCH_FAILED: "the server or the disk refused or failed",
     Reason.FETCH_TIMEOUT: "the server was too slow",

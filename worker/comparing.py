@@ -18,7 +18,7 @@ from producer.comparison import (
     ProductPage,
     Verdict,
 )
-from producer.messages import BytesImage, PathImage
+from producer.messages import BytesImage, PathImage, StoreImage
 from worker.images.errors import ImageError
 from worker.images.web import bare
 
@@ -76,6 +76,8 @@ def _source(shops: Pictured) -> str | None:
         return os.path.realpath(image.path)
     if isinstance(image, BytesImage):
         return None
+    if isinstance(image, StoreImage):
+        return image.url
     try:
         return bare(image.url)
     except ImageError:  # no address: whoever fetches it will say so

@@ -41,7 +41,11 @@ class Embedder:
         self._bare_spec = source.config.decode_spec(thumbnail=0)
         with ExitStack() as opening:
             policy = FetchPolicy(
-                roots=settings.roots, hosts=settings.image_hosts, timeout=settings.fetch_timeout
+                roots=settings.roots,
+                hosts=settings.image_hosts,
+                buckets=settings.image_buckets,
+                store_options=settings.store_options,
+                timeout=settings.fetch_timeout,
             )
             self._fetcher = opening.enter_context(Fetcher(policy, redis))
             self._decoders = opening.enter_context(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from db.queries.dead_letters import NewDeadLetter
-from producer.messages import ImageItem, Job, Removal, UrlImage
+from producer.messages import ImageItem, Job, Removal, StoreImage, UrlImage
 from producer.reasons import Reason
 from producer.redaction import HIDDEN, without_secrets
 
@@ -30,7 +30,7 @@ def letter_of(
 
 
 def _kept(item: ImageItem | Removal) -> dict[str, Any]:
-    if isinstance(item, ImageItem) and isinstance(item.image, UrlImage):
+    if isinstance(item, ImageItem) and isinstance(item.image, UrlImage | StoreImage):
         bare = item.image.model_copy(update={"url": without_secrets(item.image.url)})
         item = item.model_copy(update={"image": bare})
     return item.model_dump(mode="json")
@@ -38,6 +38,6 @@ def _kept(item: ImageItem | Removal) -> dict[str, Any]:
 
 def is_complete(item: ImageItem | Removal) -> bool:
     """Whether it can be sent again as it is kept: an address that was signed was cut, and has run out anyway."""
-    if isinstance(item, ImageItem) and isinstance(item.image, UrlImage):
+    if isinstance(item, ImageItem) and isinstance(item.image, UrlImage | StoreImage):
         return not item.image.url.endswith(CUT)
     return True

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from producer.settings import ProducerSettings
+from worker.images.stores import bucket_rule, store_options
 from worker.index.engines import EngineName
 
 
@@ -34,6 +35,10 @@ class WorkerSettings(ProducerSettings):
     """Folders under which a worker may read pictures given by path; the current one when not set."""
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ("*",)
     """Hosts a worker may fetch pictures from; `*`: any public address."""
+    image_buckets: Annotated[tuple[str, ...], NoDecode] = ()
+    """Buckets a worker may fetch pictures from, `s3://bucket` or `s3://bucket/prefix`; none when not set."""
+    store_options: SecretStr | None = None
+    """How a worker gets into object stores, a JSON object by scheme: `{"s3": {"key": …, "secret": …}}`."""
     fetch_timeout: float = Field(20.0, gt=0)
     decode_timeout: float = Field(10.0, gt=0)
     embed_timeout: float = Field(120.0, gt=0)
@@ -69,12 +74,26 @@ class WorkerSettings(ProducerSettings):
     def _split_paths(cls, value: object) -> object:
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
-    @field_validator("image_hosts", mode="before")
+    @field_validator("image_hosts", "image_buckets", mode="before")
     @classmethod
-    def _split_hosts(cls, value: object) -> object:
+    def _split_list(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return tuple(host.strip() for host in value.split(",") if host.strip())
+        return tuple(each.strip() for each in value.split(",") if each.strip())
+
+    @field_validator("image_buckets")
+    @classmethod
+    def _known_buckets(cls, buckets: tuple[str, ...]) -> tuple[str, ...]:
+        for each in buckets:
+            bucket_rule(each)
+        return buckets
+
+    @field_validator("store_options")
+    @classmethod
+    def _usable_options(cls, options: SecretStr | None) -> SecretStr | None:
+        if options is not None:
+            store_options(options.get_secret_value())
+        return options
 
     @field_validator("trees")
     @classmethod

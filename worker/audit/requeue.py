@@ -15,6 +15,7 @@ from producer.messages import (
     ImageRef,
     ItemFailure,
     PathImage,
+    StoreImage,
     UrlImage,
 )
 from producer.transport import connect
@@ -53,6 +54,8 @@ def _reference(source: str) -> ImageRef | None:
         return PathImage(path=source)
     if source.startswith(("http://", "https://")):
         return UrlImage(url=source)
+    if source.startswith(("s3://", "gs://")):
+        return StoreImage(url=source)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Fetch the bytes of a picture from a file, an address or Redis, within what the operator allows.
+"""Fetch the bytes of a picture from a file, an address, an object store or Redis, within what the operator allows.
 
 Addresses are parsed by httpx and fetched by httpcore, the connection layer of httpx, because it lets us supply the
 code that dials: the address that was checked is the one that is connected to, so a name that resolves
@@ -16,12 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self, cast
 
+from pydantic import SecretStr
 from redis import Redis, RedisError
 
 from producer import keys
-from producer.messages import BytesImage, ImageRef, PathImage
+from producer.messages import BytesImage, ImageRef, PathImage, StoreImage
 from producer.reasons import Reason
 from worker.images.errors import ImageError
+from worker.images.stores import Stores, store_options
 from worker.images.web import HostRules, Web
 
 MAX_BYTES = 25 * 1024 * 1024
@@ -29,14 +31,17 @@ MAX_BYTES = 25 * 1024 * 1024
 
 @dataclass(frozen=True)
 class FetchPolicy:
-    """What may be fetched: files under `roots`, and addresses of `hosts`.
+    """What may be fetched: files under `roots`, addresses of `hosts`, and objects of `buckets`.
 
     A host is `name` (ports 80 and 443), `name:port`, `*.domain` (public addresses only) or `*` (any public
-    address). Times are seconds, `timeout` for one picture with its redirects.
+    address). A bucket is `s3://name` or `s3://name/prefix`; `store_options` says how to get in, as JSON by scheme.
+    Times are seconds, `timeout` for one picture with its redirects.
     """
 
     roots: tuple[Path, ...] = ()
     hosts: tuple[str, ...] = ()
+    buckets: tuple[str, ...] = ()
+    store_options: SecretStr | None = None
     max_bytes: int = MAX_BYTES
     timeout: float = 20.0
     connect_timeout: float = 5.0
@@ -66,6 +71,14 @@ class Fetcher:
         self._web = Web(
             HostRules(policy.hosts), policy.max_bytes, policy.timeout, policy.connect_timeout
         )
+        secret = policy.store_options
+        self._stores = Stores(
+            policy.buckets,
+            store_options(secret.get_secret_value() if secret is not None else None),
+            policy.max_bytes,
+            policy.timeout,
+            policy.connect_timeout,
+        )
 
     def fetch(self, ref: ImageRef) -> Picture:
         """Return the picture; raise ImageError with its reason, transient where a later try may do better."""
@@ -73,10 +86,13 @@ class Fetcher:
             return self._from_path(ref.path)
         if isinstance(ref, BytesImage):
             return self._from_redis(ref.key)
+        if isinstance(ref, StoreImage):
+            return Picture(*self._stores.get(ref.url))
         return Picture(*self._web.get(ref.url))
 
     def close(self) -> None:
         """Close kept connections."""
+        self._stores.close()
         self._web.close()
 
     def __enter__(self) -> Self:

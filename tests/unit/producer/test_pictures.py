@@ -11,7 +11,7 @@ import pytest
 
 from producer import pictures
 from producer.errors import InvalidRequest
-from producer.messages import BytesImage, PathImage, UrlImage
+from producer.messages import BytesImage, PathImage, StoreImage, UrlImage
 from producer.pictures import read_bytes, to_ref
 
 
@@ -24,6 +24,18 @@ def test_an_address_stays_an_address(url: str) -> None:
     assert ref.url.lower() == url.lower()
     assert ref.url.startswith("http")
     assert data is None
+
+
+@pytest.mark.parametrize(
+    ("source", "url"),
+    [
+        ("s3://bucket/a/b c+ü.jpg", "s3://bucket/a/b c+ü.jpg"),
+        ("S3://Bucket/Key", "s3://Bucket/Key"),
+        ("gs://bucket/key", "gs://bucket/key"),
+    ],
+)
+def test_an_object_in_a_store_is_told_from_a_path(source: str, url: str) -> None:
+    assert to_ref(source) == (StoreImage(url=url), None)
 
 
 def test_a_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +63,15 @@ def test_an_open_file_is_read(tmp_path: Path) -> None:
     ("source", "says"),
     [
         ("file:///etc/passwd", "file: addresses are not fetched"),
-        ("s3://bucket/key", "s3: addresses are not fetched"),
+        ("file:///etc/passwd", r"\(s3, gs\)"),
+        ("ftp://host/a.jpg", "ftp: addresses are not fetched"),
+        ("s3://bucket", "must be s3://BUCKET/KEY"),
+        ("s3://bucket/", "must be s3://BUCKET/KEY"),
+        ("S3:///key", "must be s3://BUCKET/KEY"),
+        ("gs://bucket//key", "must be gs://BUCKET/KEY"),
+        ("gs://bucket?x=/a", "must be gs://BUCKET/KEY"),
+        ("az://bucket/key", "az: addresses are not fetched"),
+        ("s3://bucket/" + "a" * 5000, "4096"),
         ("data:image/png;base64,AAAA", "give an http"),
         ("https:///a.jpg", "host is missing"),
         ("http://[::1/a.jpg", "host is missing"),
