@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from producer import checks, keys
 from producer.errors import InvalidRequest
 from producer.messages import BytesImage, ImageRef, PathImage, StoreImage, UrlImage
+from producer.redaction import without_secrets
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -70,7 +71,7 @@ def _from_text(source: str) -> ImageRef:
         )
     if not _PLAIN_HOST.match(rest) and not _host(source):
         raise InvalidRequest(
-            f"{source[:200]!r} is not a complete address: its host is missing or wrong"
+            f"{without_secrets(source)[:200]!r} is not a complete address: its host is missing or wrong"
         )
     return checks.build(UrlImage, url=f"{scheme.lower()}:{rest}")
 
@@ -78,7 +79,7 @@ def _from_text(source: str) -> ImageRef:
 def _in_a_store(scheme: str, rest: str) -> ImageRef:
     if not _BUCKET_AND_KEY.match(rest):
         raise InvalidRequest(
-            f"{f'{scheme}:{rest}'[:200]!r} is not a complete address: it must be {scheme}://BUCKET/KEY"
+            f"{without_secrets(f'{scheme}:{rest}')[:200]!r} is not a complete address: it must be {scheme}://BUCKET/KEY"
         )
     return checks.build(StoreImage, url=f"{scheme}:{rest}")
 
