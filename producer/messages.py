@@ -222,9 +222,7 @@ class StoreImage(Frozen):
     """An object in a bucket of an object store, that the worker fetches."""
 
     kind: Literal["store"] = "store"
-    url: Annotated[
-        str, StringConstraints(min_length=8, max_length=4096, pattern=r"^(s3|gs)://")
-    ]
+    url: Annotated[str, StringConstraints(min_length=8, max_length=4096, pattern=r"^(s3|gs)://")]
 
 
 class BytesImage(Frozen):

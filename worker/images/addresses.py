@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 
+_METADATA = tuple(
+    ip_network(block)
+    for block in (
+        *("169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32"),
+        *("fd00:ec2::/32", "fd20:ce::/32", "fd00:42::/32"),
+    )
+)
+"""Where clouds keep credentials: link-local in most; Alibaba, Azure, Oracle; AWS, Google and Scaleway."""
 _SPECIAL_V4 = tuple(
     IPv4Network(block)
     for block in (
@@ -35,12 +50,9 @@ _SPECIAL_V6 = tuple(
     for block in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
 )
 """IANA's IPv6 special-purpose registry within global unicast: protocols, Teredo, 6to4, documentation."""
-_NEVER = tuple(
-    IPv4Network(block) for block in ("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
-)
-"""Not even for a listed host: unspecified, link-local (where clouds keep credentials), multicast, reserved."""
+_NEVER = tuple(IPv4Network(block) for block in ("0.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4"))
+"""Not even for a listed host: unspecified, multicast, reserved; nor `_METADATA`."""
 _PRIVATE_V6 = (_UNICAST_V6, IPv6Network("fc00::/7"), IPv6Network("::1/128"))
-_METADATA_V6 = IPv6Network("fd00:ec2::/32")
 
 
 def is_public(address: str) -> bool:
@@ -49,6 +61,8 @@ def is_public(address: str) -> bool:
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    if _gives_credentials(address):
+        return False
     if isinstance(address, IPv4Address):
         return not any(address in block for block in _SPECIAL_V4)
     if address not in _UNICAST_V6:
@@ -59,6 +73,12 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
 def may_be_listed(address: str) -> bool:
     """Whether an operator's listing of a host covers this address: private ones too, but not any."""
     parsed = ip_address(address)
+    if _gives_credentials(parsed):
+        return False
     if isinstance(parsed, IPv4Address):
         return not any(parsed in block for block in _NEVER)
-    return parsed not in _METADATA_V6 and any(parsed in block for block in _PRIVATE_V6)
+    return any(parsed in block for block in _PRIVATE_V6)
+
+
+def _gives_credentials(address: IPv4Address | IPv6Address) -> bool:
+    return any(address in block for block in _METADATA)

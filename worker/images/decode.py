@@ -7,6 +7,7 @@ decoder that crashes or never ends: that is the work of `worker.images.pool`, wh
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -17,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 Resize = Literal["pad", "crop", "stretch"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
@@ -27,6 +28,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_BYTES = 25 * 1024 * 1024
 MAX_SIDE = 20_000
 MAX_PIXELS = 50_000_000
+MAX_SCANS = 100
+"""Of a JPEG: ordinary ones have about ten, and each is another walk over all of its pixels."""
 WHITE = (255, 255, 255)
 GAP = 2.0
 """Pictures are first reduced by whole factors to no less than this many times the wanted size: the
@@ -35,6 +38,9 @@ vectors keep a cosine ≥ 0.999 to those of the full-size path, and a photograph
 _THUMBNAIL_ENOUGH = 96
 """Longest side, in pixels, of a thumbnail that is still good to look at."""
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+"""What ends a scan or begins a segment of a JPEG: among a scan's bits, FF comes before zero or a restart only."""
+_SCAN, _END = b"\xda", b"\xd9"
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,6 +62,9 @@ _BROKEN = (
     *(OSError, ValueError, SyntaxError, NotImplementedError, EOFError, LookupError),
     *(TypeError, AttributeError, ArithmeticError, RuntimeError, struct.error, zlib.error),
 )
+
+# Texts are of no use here, and Pillow would keep 64 MB of them.
+PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20
 
 
 class Undecodable(Exception):
@@ -148,7 +157,20 @@ def _opened(data: bytes | memoryview) -> Image.Image:
         )
     if min(width, height) < 1:
         raise Undecodable("corrupt_image", f"{width} x {height} pixels")
+    if image.format in {"JPEG", "MPO"} and _too_many_scans(data):
+        raise Undecodable("too_large", f"a JPEG of more than {MAX_SCANS} scans")
     return image
+
+
+def _too_many_scans(data: bytes | memoryview) -> bool:
+    """Count the scans of a JPEG up to its end; what lies behind it, such as a film, is not read."""
+    place, scans = 2, 0
+    while scans <= MAX_SCANS and (marker := _MARKER.search(data, place)):
+        if marker[1] == _END:
+            break
+        scans += marker[1] == _SCAN
+        place = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    return scans > MAX_SCANS
 
 
 def _unidentified(start: bytes) -> Undecodable:

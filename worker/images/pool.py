@@ -281,7 +281,7 @@ class _Child:
             raise _Died
         if not worked:
             verdict, _, detail = self._shared[target:end].decode(errors="replace").partition("\n")
-            return ImageError(_reason(verdict), detail)
+            return ImageError(_reason(verdict), _printable(detail))
         if length != 3 * spec.size**2:
             raise _Died
         pixels = np.frombuffer(self._shared[target:end], np.uint8)
@@ -326,6 +326,11 @@ def _read(process: subprocess.Popen[bytes], size: int, timeout: float) -> bytes:
     if len(answer) != size:
         raise _Died
     return answer
+
+
+def _printable(text: str) -> str:
+    """Without what PostgreSQL does not store, and what a terminal would act on."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _reason(verdict: str) -> Reason:
