@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from redis import Redis
 
 import migrations
-from db.queries import models
+from db.queries import dead_letters, models
 from db.session import Database
 from producer.messages import Queue, Reindex, Removal
 from tests.fake_worker import take_all
@@ -33,6 +33,7 @@ from worker.app import worker_app
 from worker.embedding import library
 from worker.embedding.config import ModelConfig
 from worker.index.pin import PinReminder
+from worker.intake import Intake, Refused
 from worker.process import run
 from worker.roles import Process, Role
 from worker.settings import WorkerSettings
@@ -141,6 +142,23 @@ def take_all_reindex(redis: Redis) -> list[Any]:
         return take_all(redis, Queue.INDEX)
 
 
+# -- what is no message ---------------------------------------------------------------------------
+
+_NONSENSE = Refused("it is no message", id="0" * 8 + "-0000-7000-8000-" + "0" * 12)
+
+
+def _refuse(world: World) -> None:
+    with catalogue_of(world) as database:
+        Intake(database, ()).refuse(_NONSENSE)
+
+
+def _check_refused(world: World) -> list[str]:
+    """The broker brings it again until somebody has refused it; however often, it is kept once."""
+    with catalogue_of(world) as database, database.reading() as session:
+        kept = dead_letters.list_(session)
+    return [] if [each.job_id for each in kept] == [_NONSENSE.id] else [f"kept: {kept}"]
+
+
 # -- the schema -----------------------------------------------------------------------------------
 
 
@@ -200,6 +218,7 @@ PROCESSES: tuple[Episode, ...] = (
     Episode("consume", _published, _consume, _settled, check_jobs("b"), only="acknowledge"),
     Episode("start", lambda _: None, _start, _start, _check_started),
     Episode("watch", _pictures, _watch, _watch, _check_asked),
+    Episode("refuse", lambda _: None, _refuse, _refuse, _check_refused),
     Episode("migrate", lambda _: None, _migrate, _migrate, _check_schema),
     Episode(
         "migrate back", lambda _: None, _there_and_back, _migrate, _check_schema, only="downgrade"
