@@ -45,6 +45,10 @@ test: $(INSTALLED) ## Run all tests (ARGS='-k name' for some)
 faults: $(INSTALLED) ## Try to break every promise, a line for each (two hours; ARGS='redis --short' for some)
 	$(BIN)/python -m tests.faults $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(INSTALLED) ## Decode 20,000 broken pictures, none of which may end a child (ARGS='--seed 2' for others)
+	$(BIN)/python -m tests.hostile.fuzz $(ARGS)
+
 .PHONY: lint
 lint: $(INSTALLED) ## Check style, formatting and who imports whom
 	$(BIN)/ruff check .
@@ -66,6 +70,10 @@ bench-lookup: $(INSTALLED) ## Lookups: latency beside a bare task, and how many 
 .PHONY: bench-ingest
 bench-ingest: $(INSTALLED) ## Pictures a second through the queue, beside the bare decode+model loop
 	$(BIN)/python -m tests.benchmarks.ingest
+
+.PHONY: bench-decode
+bench-decode: $(INSTALLED) ## Pictures a second of the decoding children, beside threads without a sandbox
+	$(BIN)/python -m tests.benchmarks.decode
 
 .PHONY: bench-index
 bench-index: $(PEERS) ## The index beside six others, at a million vectors, fresh and filtered

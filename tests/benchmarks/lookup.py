@@ -52,12 +52,12 @@ class PlainCelery:
 
     def get(self) -> None:
         """As any user of Celery would: send, then `get`, which subscribes to the result."""
-        result = self._with_results.send_task(noop.NAME, queue=Queue.LOOKUP.value)
+        result = self._with_results.send_task(noop.NAME, [noop.MESSAGE], queue=Queue.LOOKUP.value)
         result.get(timeout=30)
 
     def poll(self) -> None:
         """Send, then poll for Celery's result with the pauses of Lookalike's producer."""
-        sent = self._without.send_task(noop.NAME, queue=Queue.LOOKUP.value)
+        sent = self._without.send_task(noop.NAME, [noop.MESSAGE], queue=Queue.LOOKUP.value)
         began = time.monotonic()
         while self._redis.get(f"celery-task-meta-{sent.id}") is None:
             time.sleep(pause_after(time.monotonic() - began))

@@ -19,6 +19,7 @@ from worker.settings import WorkerSettings
 from worker.tether import tether
 
 NAME = "benchmarks.noop"
+MESSAGE = "{}"
 
 
 class Ordinary(Task):  # type: ignore[misc]
@@ -34,8 +35,8 @@ class Ordinary(Task):  # type: ignore[misc]
 
 
 @shared_task(base=Ordinary, name=NAME)
-def noop() -> None:
-    """Do nothing."""
+def noop(_message: str) -> None:
+    """Do nothing with a message: workers refuse a task that has none."""
 
 
 if __name__ == "__main__":

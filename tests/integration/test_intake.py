@@ -206,6 +206,20 @@ def test_every_message_that_is_none_is_refused_and_kept_and_the_worker_goes_on(t
     assert town.pids() == pids
 
 
+def test_a_message_of_any_depth_that_json_can_have(town: Town) -> None:
+    """Python reads some that it cannot write, or not from further down its stack."""
+    pids, known = town.pids(), len(town.letters())
+    depths = [20, 150, 300, *range(800, 985, 3)]
+    for depth in depths:
+        nested = "[" * depth + "1" + "]" * depth
+        envelope = json.dumps(enveloped([chunk()], **_headers(nested="HERE")))
+        town.put(envelope.replace('"HERE"', nested))
+        town.put(json.dumps(enveloped([], **_body(f"[[{nested}], {{}}, {{}}]".encode()))))
+    town.add("after")
+    town.service.wait(lambda: len(town.letters()) >= known + len(depths), 30.0, "not all are kept")
+    assert town.pids() == pids
+
+
 def test_secrets_of_a_refused_message_are_not_kept(town: Town) -> None:
     known = len(town.letters())
     url = "https://user:hunter2@cdn.example/1.jpg?X-Amz-Signature=deadbeef&w=3"

@@ -119,7 +119,7 @@ def test_waiting_for_nobody_ends_in_time(
         (["add", "sku"], "give a SKU and its pictures"),
         (["add", "sku", "a.jpg", "--from", "shelf"], "not both"),
         (["add", "sku", "nowhere.jpg"], "no such picture: nowhere.jpg; nothing was sent"),
-        (["add", "sku", "s3://bucket/a.jpg"], "s3: addresses are not fetched"),
+        (["add", "sku", "ftp://bucket/a.jpg"], "ftp: addresses are not fetched"),
         (["add", "--from", "nowhere.csv"], "nowhere.csv: No such file"),
         (["add", "--from", "bad.csv"], "bad.csv:1: no column 'product_id'"),
         (["add", "--from", "gone.csv"], "gone.csv:2: no such picture: "),
