@@ -36,7 +36,7 @@ class Reason(StrEnum):
 _MEANINGS: Mapping[Reason, str] = {
     Reason.UNSUPPORTED_FORMAT: "not JPEG, PNG, WebP, GIF, BMP or TIFF, judged by its bytes",
     Reason.CORRUPT_IMAGE: "broken or cut off",
-    Reason.TOO_LARGE: "over 25 MB, 50 megapixels, or 20,000 pixels on a side",
+    Reason.TOO_LARGE: "over 25 MB, 50 megapixels, 20,000 pixels on a side, or 100 scans of a JPEG",
     Reason.DECODE_TIMEOUT: "decoding took too long",
     Reason.DECODER_DIED: "decoding ended the child process that did it",
     Reason.NOT_FOUND: "no such file, or the address says 404 or 410",
