@@ -15,7 +15,8 @@ from db.queries import catalogue, models
 from db.queries.catalogue import ImageChange, NewEmbedding
 from db.session import Database
 from migrations import head, upgrade
-from worker.demo.make_sample import SOURCE, read_idx
+from worker.demo.make_sample import SOURCE
+from worker.training.idx import read_array
 
 DIMENSION = 512
 MODEL, POOLED, POOLED_WIDTH = "efficientnet-lite0:64", "_avg_pooling", 1280
@@ -97,7 +98,7 @@ def number_of(id_: str) -> int:
 def gallery(count: int, cache: Path, *, real: bool = True) -> Gallery:
     """Vectors of `count` products: a real network's where its pictures are installed, and unless `real` is off."""
     if real and SOURCE.is_dir():
-        labels = np.concatenate([read_idx(each) for each in sorted(SOURCE.glob("*labels*"))])
+        labels = np.concatenate([read_array(each) for each in sorted(SOURCE.glob("*labels*"))])
         variations = min(len(VARIATIONS), -(-count // len(labels)))
         rows = np.concatenate([_fashion(cache, VARIATIONS[i]) for i in range(variations)])
         # Shuffled, so that the first of them and those beyond are of the same kinds.
@@ -141,7 +142,7 @@ def _fashion(cache: Path, variation: Variation) -> Vectors:
     path = cache / f"{FASHION}-{variation.name}-{DIMENSION}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        pictures = np.concatenate([read_idx(each) for each in sorted(SOURCE.glob("*images*"))])
+        pictures = np.concatenate([read_array(each) for each in sorted(SOURCE.glob("*images*"))])
         np.save(path.with_suffix(".part.npy"), _embedded(pictures, variation))
         path.with_suffix(".part.npy").rename(path)
     rows: Vectors = np.load(path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -12,29 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.unit.worker.training.factories import fashion_mnist
 from worker.demo import make_sample, sample
-
-
-def idx(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
-    head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    path.write_bytes(gzip.compress(head + array.tobytes()))
-
-
-def fashion_mnist(folder: Path, of_each: int) -> Path:
-    """A folder of the layout of Debian's package, with grey squares as dark as their position."""
-    labels = np.tile(np.arange(10, dtype=np.uint8), of_each)
-    pictures = np.arange(len(labels), dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
-    for part in ("train", "t10k"):
-        idx(folder / f"{part}-images-idx3-ubyte.gz", pictures)
-        idx(folder / f"{part}-labels-idx1-ubyte.gz", labels)
-    return folder
+from worker.training.idx import FASHION
 
 
 def test_unpacks_a_balanced_catalogue_and_unseen_pictures(tmp_path: Path) -> None:
     unpacked = sample.unpack(tmp_path / "new")
     for folder, of_each in ((unpacked.catalogue, 100), (unpacked.queries, 20)):
         counts = Counter(path.parent.name for path in folder.rglob("*.png"))
-        assert counts == dict.fromkeys(make_sample.CLASSES, of_each)
+        assert counts == dict.fromkeys(FASHION, of_each)
     stems = [path.stem for path in tmp_path.rglob("*.png")]
     assert len(set(stems)) == len(stems)
 
@@ -79,13 +64,6 @@ def test_making_it_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one.zip", "two.zip"):
         make_sample.write(source, tmp_path / name)
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
-
-
-def test_an_idx_file_of_another_type_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "floats.gz"
-    path.write_bytes(gzip.compress(struct.pack(">HBBI", 0, 13, 1, 0)))
-    with pytest.raises(ValueError, match="type code is 13"):
-        make_sample.read_idx(path)
 
 
 @pytest.mark.skipif(not make_sample.SOURCE.is_dir(), reason="needs Debian's dataset-fashion-mnist")
