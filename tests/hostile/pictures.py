@@ -12,21 +12,11 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from producer.reasons import Reason
-from tests.unit.worker.images.pictures import encoded, png_header, scene
+from tests.unit.worker.images.pictures import UNDO, encoded, png_header, scene
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PERCENTS = range(5, 100, 5)
 SCANS = 400
-UNDO = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-"""What was done to an upright picture so that an EXIF orientation undoes it."""
 
 
 @dataclass(frozen=True)

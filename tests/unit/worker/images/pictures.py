@@ -14,6 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
+UNDO = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""What was done to an upright picture so that an EXIF orientation undoes it."""
 
 
 def scene(width: int = 120, height: int = 180) -> Image.Image:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from tests.unit.worker.images.pictures import encoded, fashion, png_header, scene
+from tests.unit.worker.images.pictures import UNDO, encoded, fashion, png_header, scene
 from worker.images.decode import Decoded, DecodeSpec, Undecodable, decode
 
 SPEC = DecodeSpec(64, thumbnail=0)
@@ -38,17 +38,8 @@ def test_every_format_gives_the_same_picture(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_picture_is_set_upright(orientation: int, kind: str) -> None:
-    undo = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
     image = scene()
-    turned = image.transpose(undo[orientation]) if orientation > 1 else image
+    turned = image.transpose(UNDO[orientation]) if orientation > 1 else image
     exif = Image.Exif()
     exif[0x0112] = orientation
 
