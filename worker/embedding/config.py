@@ -5,13 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from worker.images.decode import DecodeSpec, Interpolation, Resize
 
 Triple = tuple[float, float, float]
+
+EFFICIENTNET_LITE0: Final = "efficientnet-lite0"
+RESNETS: Final = {
+    # torchvision's, and the width of what they pool
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    "resnet152": 2048,
+}
+TIMM: Final = "timm/"
+"""Begins the name of an architecture that timm has."""
 
 
 class ModelConfig(BaseModel):
@@ -22,7 +34,11 @@ class ModelConfig(BaseModel):
     format: Literal[1] = 1
     """Version of this file and of the way pictures are decoded: a change of either changes the digest."""
     architecture: str
-    """`efficientnet-lite0` or a torchvision ResNet: `resnet18` to `resnet152`."""
+    """`efficientnet-lite0`, a torchvision ResNet from `resnet18` to `resnet152`, or `timm/NAME`."""
+    head: Literal["fastai"] | None = None
+    """How the classifier was replaced to fine-tune it; None: it is the architecture's own."""
+    categories: tuple[str, ...] | None = None
+    """What a fine-tuned network tells apart, in the order of its scores."""
     layer: str
     """Dotted name of the module whose output, averaged over positions, is the embedding."""
     dimension: Annotated[int, Field(ge=1, le=65_536)]
@@ -39,8 +55,9 @@ class ModelConfig(BaseModel):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, over all fields: the model version's identity."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256, in hex, over all fields but those that are None: the model version's identity."""
+        fields = self.model_dump(mode="json", exclude_none=True)
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property

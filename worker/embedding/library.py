@@ -21,19 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from worker.embedding.config import ModelConfig
+from worker.embedding.config import EFFICIENTNET_LITE0, RESNETS, TIMM, ModelConfig
 from worker.embedding.errors import ModelDamaged, ModelUnavailable, UnknownModel
 
 WEIGHTS: Final = "model.safetensors"
 CONFIG: Final = "config.json"
-DEFAULT_SIZE: Final = {"efficientnet-lite0": 128}
-_RESNETS: Final = {
-    "resnet18": 512,
-    "resnet34": 512,
-    "resnet50": 2048,
-    "resnet101": 2048,
-    "resnet152": 2048,
-}
+DEFAULT_SIZE: Final = {EFFICIENTNET_LITE0: 128}
 _LITE0_SHA256: Final = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _SPEC: Final = re.compile(r"(?P<name>[a-z][a-z0-9-]*)(?::(?P<size>\d{1,5}))?")
 _PICKLES: Final = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib"}
@@ -100,11 +93,12 @@ def save(
 
 
 def _document(config: ModelConfig) -> str:
-    return json.dumps(config.model_dump(mode="json") | {"digest": config.digest}, indent=2) + "\n"
+    fields = config.model_dump(mode="json", exclude_none=True)
+    return json.dumps(fields | {"digest": config.digest}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _known() -> tuple[str, ...]:
-    return ("efficientnet-lite0", *_RESNETS)
+    return (EFFICIENTNET_LITE0, *RESNETS)
 
 
 def _named(spec: str, name: str, size: str | None) -> ModelSource:
@@ -116,7 +110,7 @@ def _named(spec: str, name: str, size: str | None) -> ModelSource:
     side = int(size) if size else DEFAULT_SIZE.get(name, 224)
     if not 32 <= side <= 1024:
         raise UnknownModel(f"LOOKALIKE_MODEL={spec}: the size must be between 32 and 1024 pixels")
-    return _lite0(side) if name == "efficientnet-lite0" else _resnet(name, side)
+    return _lite0(side) if name == EFFICIENTNET_LITE0 else _resnet(name, side)
 
 
 def _lite0(side: int) -> ModelSource:
@@ -134,7 +128,7 @@ def _lite0(side: int) -> ModelSource:
             f"{weights} is not the file that was released; install its package again"
         )
     config = ModelConfig(
-        architecture="efficientnet-lite0",
+        architecture=EFFICIENTNET_LITE0,
         # On pictures of clothes and on photographs of objects this block finds more of the same kind than
         # the pooled features behind it (precision@10 0.72 against 0.70 at 128 px), in 192 numbers, not 1280.
         layer="_blocks.14",
@@ -160,7 +154,7 @@ def _resnet(name: str, side: int) -> ModelSource:
     config = ModelConfig(
         architecture=name,
         layer="avgpool",
-        dimension=_RESNETS[name],
+        dimension=RESNETS[name],
         image_size=side,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
@@ -178,7 +172,7 @@ def _from_directory(directory: Path) -> ModelSource:
                 f"and {CONFIG}, and pickled models are never loaded"
             )
     config = _read_config(directory / CONFIG)
-    if config.architecture not in _known():
+    if config.architecture not in _known() and not config.architecture.startswith(TIMM):
         raise ModelDamaged(f"{directory / CONFIG}: unknown architecture {config.architecture!r}")
     if _sha256(weights) != config.weights_sha256:
         raise ModelDamaged(

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from worker.embedding.config import ModelConfig
+from worker.embedding import architectures
+from worker.embedding.config import EFFICIENTNET_LITE0, TIMM, ModelConfig
 from worker.embedding.errors import ModelDamaged, ModelUnavailable
 from worker.embedding.library import ModelSource
 
@@ -100,7 +101,10 @@ class Network:
         layer = _layer(model, source.config)
         if not isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
             _pad_natively(model)
-            _fold_batch_norms(model)
+            if not source.config.architecture.startswith(
+                TIMM
+            ):  # which has a norm before a layer, too
+                _fold_batch_norms(model)
         if where.type == "cuda":
             model = model.to(where).to(memory_format=torch.channels_last)
             return cls._checked(source.config, model, where, dtype, 0)
@@ -114,7 +118,7 @@ class Network:
     def _checked(cls, config: ModelConfig, *rest: Any) -> Self:
         network = cls(config, *rest)
         side = config.image_size
-        shape = network._run(np.zeros((1, side, side, 3), np.uint8)).shape
+        shape = network._run(np.zeros((1, side, side, 3), np.uint8), network._layer).shape
         if shape != (1, config.dimension):
             network.close()
             raise ModelDamaged(
@@ -128,19 +132,28 @@ class Network:
 
         A row is NaN where the network gives no direction (NaN, infinite or zero).
         """
-        vectors = self._run(pixels)
+        vectors = self._run(pixels, self._layer)
         with np.errstate(all="ignore"):
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors /= np.where(np.isfinite(lengths) & (lengths > 0), lengths, np.nan)
         return vectors
+
+    def classify(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Scores float32 [n, c] of uint8 [n, S, S, 3], of the config's categories in their order; not yet softmax.
+
+        ValueError if the network was not fine-tuned on any.
+        """
+        if self.config.categories is None:
+            raise ValueError(f"{self.config.name} tells no categories of its own apart")
+        return self._run(pixels, self._model.get_submodule(_classifier(self.config)))
 
     def close(self) -> None:
         """Stop the threads of the CPU path."""
         if self._threads is not None:
             self._threads.shutdown()
 
-    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with capture(self._layer, stop=True) as captured:
+    def _run(self, pixels: NDArray[np.uint8], layer: nn.Module) -> NDArray[np.float32]:
+        with capture(layer, stop=True) as captured:
             if self._threads is None:
                 return self._on_gpu(pixels, captured)
             parts = _split(pixels, self._parallel)
@@ -307,15 +320,16 @@ def download(architecture: str) -> Path:
 
 def _build(config: ModelConfig, state: Mapping[str, Tensor]) -> nn.Module:
     """The architecture with its weights; the classifier has as many classes as the weights have."""
-    head = "_fc.weight" if config.architecture.startswith("efficientnet") else "fc.weight"
-    classes = len(state[head]) if head in state else 1
-    model = _architecture(config, classes)
+    classifier = _classifier(config)
+    last = f"{classifier}.weight"
+    classes = len(state[last]) if last in state else 1
+    make = architectures.fine_tuned if config.head else architectures.whole
+    model = make(config.architecture, config.image_size, classes)
     absent = model.load_state_dict(state, strict=False) if _fits(model, state) else None
-    prefix = head.partition(".")[0] + "."
     if (
         absent is None
         or absent.unexpected_keys
-        or any(not key.startswith(prefix) for key in absent.missing_keys)
+        or any(not key.startswith(f"{classifier}.") for key in absent.missing_keys)
     ):
         raise ModelDamaged(
             f"the weights are not those of {config.architecture}; check LOOKALIKE_MODEL's config.json"
@@ -323,19 +337,11 @@ def _build(config: ModelConfig, state: Mapping[str, Tensor]) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _architecture(config: ModelConfig, classes: int) -> nn.Module:
-    model: nn.Module
-    if config.architecture == "efficientnet-lite0":
-        from efficientnet_lite_pytorch import EfficientNet
-
-        model = EfficientNet.from_name(
-            config.architecture, image_size=config.image_size, num_classes=classes
-        )
-    else:
-        from torchvision.models import get_model
-
-        model = get_model(config.architecture, num_classes=classes)
-    return model
+def _classifier(config: ModelConfig) -> str:
+    """Name of the last layer."""
+    if config.head is not None:
+        return "1.8"
+    return "_fc" if config.architecture == EFFICIENTNET_LITE0 else "fc"
 
 
 def _fits(model: nn.Module, state: Mapping[str, Tensor]) -> bool:

@@ -53,10 +53,16 @@ def test_the_digest_covers_every_field() -> None:
         config(mean=(0.5, 0.5, 0.4)).digest,
         config(std=(0.5, 0.5, 0.4)).digest,
         config(weights_sha256="1" * 64).digest,
+        config(head="fastai").digest,
+        config(categories=("bag", "dress")).digest,
     }
 
     assert len(digests) == len(ModelConfig.model_fields)  # all but `format`, which has one value
     assert config().digest == config().digest
+
+
+def test_the_digest_of_a_model_in_service_never_changes() -> None:
+    assert resolve("efficientnet-lite0:128").config.digest.startswith("cce724109eaa1aad")
 
 
 def test_a_saved_model_comes_back(tmp_path: Path) -> None:

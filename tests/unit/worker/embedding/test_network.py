@@ -90,7 +90,7 @@ def test_a_row_without_direction_is_nan_and_harms_no_other(
 ) -> None:
     rows = np.ones((4, network.config.dimension), np.float32)
     rows[1], rows[2, 5], rows[3, 7] = 0, np.nan, np.inf
-    monkeypatch.setattr(network, "_run", lambda _pixels: rows)
+    monkeypatch.setattr(network, "_run", lambda _pixels, _layer: rows)
 
     vectors = network.embed(np.zeros((4, 64, 64, 3), np.uint8))
 
