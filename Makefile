@@ -79,6 +79,10 @@ bench-decode: $(INSTALLED) ## Pictures a second of the decoding children, beside
 bench-index: $(PEERS) ## The index beside six others, at a million vectors, fresh and filtered
 	$(BIN)/python -m tests.benchmarks.index
 
+.PHONY: bench-recipe
+bench-recipe: $(PEERS) ## The classic recipe, pandas loop and plain Annoy, beside this index
+	$(BIN)/python -m tests.benchmarks.recipe $(ARGS)
+
 .PHONY: bench-swap
 bench-swap: $(INSTALLED) ## Lookups of four processes while the index is swapped
 	$(BIN)/python -m tests.benchmarks.swap

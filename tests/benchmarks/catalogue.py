@@ -65,7 +65,7 @@ VARIATIONS = (
 
 @dataclass(frozen=True)
 class Gallery:
-    """The vectors of products 0…n-1, float32 [n, 512] of unit length, one picture each, and their categories."""
+    """The vectors of products 0…n-1, float32 [n, d] of unit length, one picture each, and their categories."""
 
     source: str
     rows: Vectors
@@ -74,14 +74,15 @@ class Gallery:
     @property
     def described(self) -> str:
         """Where the vectors are from, for a reader of the figures."""
+        dimension = self.rows.shape[1]
         if self.source == CLUSTERED:
             return (
-                f"{len(self.rows):,} x {DIMENSION} synthetic vectors in 100 clusters "
+                f"{len(self.rows):,} x {dimension} synthetic vectors in 100 clusters "
                 "(install Debian's dataset-fashion-mnist for a real network's)"
             )
         return (
-            f"{len(self.rows):,} x {DIMENSION} vectors: {MODEL} on Fashion-MNIST's 70,000 pictures in up to "
-            f"four variations, projected to {DIMENSION}; beyond 280,000, noisy copies"
+            f"{len(self.rows):,} x {dimension} vectors: {MODEL} on Fashion-MNIST's 70,000 pictures in up to "
+            f"four variations, projected to {dimension}; beyond 280,000, noisy copies"
         )
 
 
@@ -95,17 +96,22 @@ def number_of(id_: str) -> int:
     return int(id_[1:])
 
 
-def gallery(count: int, cache: Path, *, real: bool = True) -> Gallery:
-    """Vectors of `count` products: a real network's where its pictures are installed, and unless `real` is off."""
+def gallery(count: int, cache: Path, *, real: bool = True, dimension: int = DIMENSION) -> Gallery:
+    """Vectors of `count` products: a real network's where its pictures are installed, and unless `real` is off.
+
+    Of a real network's at most 512 numbers are given: fewer are a random projection, as 512 are.
+    """
     if real and SOURCE.is_dir():
         labels = np.concatenate([read_array(each) for each in sorted(SOURCE.glob("*labels*"))])
         variations = min(len(VARIATIONS), -(-count // len(labels)))
         rows = np.concatenate([_fashion(cache, VARIATIONS[i]) for i in range(variations)])
+        if dimension < DIMENSION:
+            rows = unit(rows[:, :dimension])
         # Shuffled, so that the first of them and those beyond are of the same kinds.
         order = np.random.default_rng(4).permutation(len(rows))
         labels = np.tile(labels.astype(np.int64), variations)
         return _jittered(rows[order], labels[order], count)
-    return clustered(count)
+    return clustered(count, dimension)
 
 
 def clustered(count: int, dimension: int = DIMENSION, seed: int = 1) -> Gallery:
@@ -178,7 +184,8 @@ def sqlite_url(path: Path) -> str:
 
 def database_of(gallery: Gallery, folder: Path, cache: Path) -> str:
     """A copy, in `folder`, of the database with these products; made once for each size. Returns its URL."""
-    made = cache / f"catalogue-{gallery.source}-{len(gallery.rows)}-{head()}.db"
+    size = "x".join(map(str, gallery.rows.shape))
+    made = cache / f"catalogue-{gallery.source}-{size}-{head()}.db"
     if not made.exists():
         cache.mkdir(parents=True, exist_ok=True)
         part = made.with_suffix(".part")

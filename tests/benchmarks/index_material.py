@@ -11,7 +11,7 @@ from tests.benchmarks import catalogue
 from tests.benchmarks.catalogue import Gallery, Vectors
 from tests.benchmarks.fresh import measured
 from tests.benchmarks.index_questions import STRANGER, Questions
-from tests.benchmarks.index_run import LIMIT, Run
+from tests.benchmarks.index_run import LIMIT, Run, Scale
 
 AT_ONCE = 50
 """Questions that brute force answers at once: 16 bytes for each and every vector."""
@@ -41,12 +41,13 @@ class Material:
 def material(run: Run, size: int, folder: Path) -> Material:
     """Make it, in `folder`."""
     scale = run.scale
-    made = measured(_made, size, scale.queries, folder, run.cache, real=scale.real)
+    made = measured(_made, size, scale, folder, run.cache)
     return made.result
 
 
-def _made(size: int, queries: int, folder: Path, cache: Path, *, real: bool) -> Material:
-    more = catalogue.gallery(size + STRANGERS, cache, real=real)
+def _made(size: int, scale: Scale, folder: Path, cache: Path) -> Material:
+    queries = scale.queries
+    more = catalogue.gallery(size + STRANGERS, cache, real=scale.real, dimension=scale.dimension)
     gallery = replace(more, rows=more.rows[:size], labels=more.labels[:size])
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "rows.npy", gallery.rows)

@@ -21,6 +21,8 @@ class Scale:
 
     size: int = 250_000
     """Vectors."""
+    dimension: int = 512
+    """Numbers of each."""
     large: int = 1_000_000
     """Vectors of the large index."""
     queries: int = 2000

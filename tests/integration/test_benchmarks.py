@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import index, index_memory, index_plot
+from tests.benchmarks import index, index_memory, index_plot, recipe
 from tests.benchmarks.index_curves import Curve, Point
 from tests.benchmarks.index_systems import Exact, Hnswlib, missing
 from tests.benchmarks.report import Report
@@ -67,6 +67,28 @@ def test_each_section_of_the_index_benchmark_runs_alone(section: str, tmp_path: 
     mistakes = [name for name in figures if "too few" in name or "removed products" in name]
     assert [figures[name] for name in mistakes] == [0] * len(mistakes)
     assert (tmp_path / "index-quick.png").exists() == (section == "peers")
+
+
+@pytest.mark.slow
+def test_the_recipe_is_compared_on_the_same_vectors(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.recipe", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "recipe-quick.json").read_text())["tables"]["systems"]
+    recall = {row["system"]: row["recall@10"] for row in rows}
+    annoy = [row for row in rows if row["system"] == "Annoy, 46 trees"]
+    assert recall["pandas loop"] == recall["one BLAS pass"] == 1.0
+    assert annoy[0]["recall@10"] < annoy[1]["recall@10"] == recall["Lookalike annoy"] > 0.98
+    assert all(row["ms a query"] > 0 and row["MiB"] > 0 for row in rows)
+    assert (tmp_path / "recipe-quick.png").exists()
+
+
+def test_a_recipe_of_more_numbers_than_there_are_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        recipe.main(["--dimension", "1024"])
+    assert "from 32 to 512" in capsys.readouterr().err
 
 
 def test_a_section_that_fails_fails_the_run_and_leaves_the_figures_of_the_others(
