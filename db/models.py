@@ -50,7 +50,7 @@ class Image(Base):
     pk: Mapped[int] = mapped_column(BigKey, primary_key=True)
     product_pk: Mapped[int] = mapped_column(ForeignKey("product.pk"))
     name: Mapped[str] = mapped_column(String(255))
-    content_sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
+    content_sha256: Mapped[bytes] = mapped_column(LargeBinary(32), index=True)
     source: Mapped[str] = mapped_column(Text)
     """Where the bytes came from: a path, an address without its query, or `bytes`."""
     version: Mapped[int] = mapped_column(BigInteger)
@@ -72,6 +72,16 @@ class ModelVersion(Base):
     active: Mapped[bool]
     """Exactly one is: new pictures are embedded, and generations built, under it."""
     created_at: Mapped[datetime]
+    source: Mapped[str | None] = mapped_column(Text)
+    """How it was named when it was added: where a host that has no copy may find it."""
+    incoming: Mapped[bool] = mapped_column(server_default=text("false"))
+    """At most one is: it becomes the active one as soon as the catalogue has all vectors under it."""
+    without_missing: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether it may become active though pictures were given up under it."""
+    comparison: Mapped[dict[str, Any] | None]
+    """How the generation that it became active with compares with the one before."""
+    retired_at: Mapped[datetime | None]
+    """When its vectors were given up: it cannot be gone back to."""
 
     __table_args__ = (
         Index(
@@ -80,6 +90,13 @@ class ModelVersion(Base):
             unique=True,
             sqlite_where=text("active"),
             postgresql_where=text("active"),
+        ),
+        Index(
+            "uq_model_version_incoming",
+            "incoming",
+            unique=True,
+            sqlite_where=text("incoming"),
+            postgresql_where=text("incoming"),
         ),
     )
 
@@ -95,6 +112,22 @@ class Embedding(Base):
     )
     dimension: Mapped[int]
     vector: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class BackfillFailure(Base):
+    """A picture's bytes that could not be embedded under a model from where they once came."""
+
+    __tablename__ = "backfill_failure"
+
+    model_version_pk: Mapped[int] = mapped_column(
+        ForeignKey("model_version.pk"), primary_key=True, autoincrement=False
+    )
+    content_sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    reason: Mapped[str] = mapped_column(String(64))
+    detail: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int]
+    again_at: Mapped[datetime | None]
+    """When it is tried again; None: it is given up."""
 
 
 class Thumbnail(Base):

@@ -11,6 +11,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.models import IndexGeneration, IndexPointer, Lease, ModelVersion
+from db.queries import models, revisions
 
 LEASE = "reindex"
 """Name of the lease that whoever builds a generation holds."""
@@ -134,14 +135,17 @@ def publish(
 ) -> bool:
     """Insert the generation and make it current, if nothing has happened since the build began.
 
-    False, and nothing is written, when the pointer no longer names `expected_current`, when somebody with
-    a greater token has moved it, when the lease is not held with `lease_token` any more, when the number
-    is taken, or when the pointer is pinned and `over_pin` is not given. The new one is not pinned.
+    A generation of the incoming model makes that the active one. False, and nothing is written, when the
+    pointer no longer names `expected_current`, when somebody with a greater token has moved it, when the lease
+    is not held with `lease_token` any more, when the number is taken, when the pointer is pinned and `over_pin`
+    is not given, or when its model is neither the active nor the incoming one. The new one is not pinned.
     """
     now = _lock_pointer(session, expected_current, lease_token, lease)
     if now is None or (now.pinned and not over_pin):
         return False
     if get(session, generation.number) is not None:
+        return False
+    if not _adopt(session, generation.model_version_pk):
         return False
     session.execute(insert(IndexGeneration).values(**asdict(generation)))
     _move(session, generation.number, lease_token, pinned=False)
@@ -158,15 +162,21 @@ def roll_back(
 ) -> bool:
     """Make a generation that is kept current again and pin it, if nothing has happened since it was chosen.
 
-    False, and nothing is written, for the same reasons as those of `publish`, and when its files were deleted.
+    Its model is the active one then, and no other is incoming. False, and nothing is written, for the same
+    reasons as those of `publish`, when its files were deleted, and when its model was retired.
     """
     if _lock_pointer(session, expected_current, lease_token, lease) is None:
         return False
-    kept_one = select(IndexGeneration.number).where(
+    kept_one = select(IndexGeneration.model_version_pk).where(
         IndexGeneration.number == number, IndexGeneration.removed_at.is_(None)
     )
-    if session.execute(kept_one).first() is None:
+    model_version_pk = session.execute(kept_one).scalar_one_or_none()
+    if model_version_pk is None:
         return False
+    revisions.lock(session)
+    if models.is_retired(session, model_version_pk):
+        return False
+    models.activate(session, model_version_pk)
     _move(session, number, lease_token, pinned=True)
     return True
 
@@ -200,6 +210,17 @@ def _lock_pointer(session: Session, expected: int | None, token: int, lease: str
         return None
     now = Pointer(*session.execute(_POINTER.with_for_update()).one())
     return now if now.generation == expected and now.token <= token else None
+
+
+def _adopt(session: Session, model_version_pk: int) -> bool:
+    """Make the model of a new generation the active one, if it is to be; whether it is."""
+    # Under the lock, so that whoever commits a vector under it knows whether lookups are waiting for that.
+    revisions.lock(session)
+    serving = models.serving(session)
+    if serving.incoming is not None and serving.incoming.pk == model_version_pk:
+        models.activate(session, model_version_pk)
+        return True
+    return serving.active is not None and serving.active.pk == model_version_pk
 
 
 def _move(session: Session, number: int, token: int, *, pinned: bool) -> None:

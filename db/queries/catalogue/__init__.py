@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from db.merge import ImageChange, ProductRemoval
-from db.queries.catalogue.applying import Applied, apply
+from db.queries.catalogue.applying import Applied, apply, reveal
 from db.queries.catalogue.comparing import StoredImage, live_products, stored_images
 from db.queries.catalogue.finding import (
     Counts,
@@ -59,6 +59,7 @@ __all__ = [
     "known_embeddings",
     "live_images",
     "live_products",
+    "reveal",
     "stored_images",
     "stream_vectors",
     "thumbnails",

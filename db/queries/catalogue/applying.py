@@ -137,6 +137,27 @@ def apply(
     return Applied(revision if writes.visible else None, merged.applied, merged.superseded)
 
 
+def reveal(session: Session, digests: Collection[bytes], revision: int | None = None) -> int | None:
+    """Give the live pictures of these bytes a new revision: they have a vector since this transaction.
+
+    `revision` is the one that `apply` gave to other changes of the transaction, if any; pictures that have it
+    are left alone. The new revision; None when there are no such pictures.
+    """
+    revisions.lock(session)
+    hidden = select(Image.pk, Image.product_pk).where(
+        Image.content_sha256.in_(sorted(digests)),
+        Image.removed.is_(False),
+        Image.revision != (_NEVER_SEEN - 1 if revision is None else revision),
+    )
+    found = session.execute(hidden).all()
+    if not found:
+        return None
+    now = revisions.take_next(session) if revision is None else revision
+    for table, pks in ((Image, {row[0] for row in found}), (Product, {row[1] for row in found})):
+        session.execute(update(table).where(table.pk.in_(sorted(pks))).values(revision=now))
+    return now
+
+
 def _read(session: Session, product_ids: list[str]) -> _Rows:
     rows = _Rows()
     found = _PRODUCTS.rows(session, product_ids=product_ids)
