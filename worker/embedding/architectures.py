@@ -53,14 +53,27 @@ def whole(architecture: str, side: int, classes: int) -> nn.Module:
 
         model = get_model(architecture, num_classes=classes)
     else:
-        model = _timm(architecture, side, num_classes=classes)
+        model = from_timm(architecture, side, num_classes=classes)
+    return model
+
+
+def from_timm(architecture: str, side: int, **options: Any) -> nn.Module:
+    """One of timm's networks, with the options of its `create_model`; raises UnknownModel."""
+    import timm
+
+    name = architecture.removeprefix(TIMM)
+    if not timm.is_model(name):
+        raise UnknownModel(f"{architecture}: timm has no network of that name")
+    if timm.get_pretrained_cfg_value(name, "fixed_input_size"):
+        options["img_size"] = side
+    model: nn.Module = timm.create_model(name, **options)
     return model
 
 
 def body(architecture: str, side: int, state: Mapping[str, Tensor] | None = None) -> nn.Module:
     """A network without its classifier; `state` are the weights of the whole one, random if None."""
     if architecture.startswith(TIMM):
-        model = _timm(architecture, side, num_classes=0)
+        model = from_timm(architecture, side, num_classes=0)
         if state is not None:
             model.load_state_dict(state)
         return Features(model, "forward_features" if _has_positions(model, side) else "forward")
@@ -98,18 +111,6 @@ def shape_of(trunk: nn.Module, side: int) -> tuple[int, ...]:
     with torch.inference_mode():
         features: Tensor = trunk(torch.zeros(2, 3, side, side))
     return tuple(features.shape[1:])
-
-
-def _timm(architecture: str, side: int, **options: Any) -> nn.Module:
-    import timm
-
-    name = architecture.removeprefix(TIMM)
-    if not timm.is_model(name):
-        raise UnknownModel(f"{architecture}: timm has no network of that name")
-    if timm.get_pretrained_cfg_value(name, "fixed_input_size"):
-        options["img_size"] = side
-    model: nn.Module = timm.create_model(name, **options)
-    return model
 
 
 def _has_positions(model: Any, side: int) -> bool:

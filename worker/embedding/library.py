@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -62,12 +63,16 @@ def resolve(spec: str) -> ModelSource:
 
 
 def save(
-    config: ModelConfig, state: Mapping[str, NDArray[np.float32]], directory: Path
+    config: ModelConfig,
+    state: Mapping[str, NDArray[np.float32]],
+    directory: Path,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> ModelSource:
     """Write a model directory, whole or not at all, and return it as `resolve` would.
 
     `state` maps the architecture's parameter names to arrays; `config.weights_sha256` is set from the file
-    written. Raises FileExistsError when there is something at `directory`.
+    written. `beside` are other files to put there, by their names. Raises FileExistsError when there is something
+    at `directory`.
     """
     from safetensors.numpy import save_file
 
@@ -83,6 +88,8 @@ def save(
         # A copy keeps cached properties, the old digest among them: make a fresh one.
         written = ModelConfig.model_validate_json(written.model_dump_json())
         (building / CONFIG).write_text(_document(written), encoding="utf-8")
+        for name, data in beside.items():
+            (building / name).write_bytes(data)
         _synchronise(building)
         building.chmod(0o755)
         building.rename(directory)

@@ -95,7 +95,7 @@ class Network:
         Raises ModelDamaged when layer, shapes or dimension are not what the config says, and
         ModelUnavailable when there is no such device.
         """
-        where = _device(device)
+        where = device_named(device)
         dtype = _dtype(where, precision)
         model = _build(source.config, read_state(source))
         layer = _layer(model, source.config)
@@ -246,7 +246,8 @@ def capture(module: nn.Module, *, stop: bool = False) -> Iterator[Captured]:
 # -- devices --------------------------------------------------------------------------------------
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N`; raises ModelUnavailable when there is no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

@@ -77,6 +77,7 @@ class Problem(StrEnum):
     NO_LABEL = "without a category"
     TWICE = "listed twice"
     NO_PICTURE = "not a picture"
+    UNDECODABLE = "cannot be decoded"
 
 
 @dataclass
@@ -113,6 +114,14 @@ class DataSet:
     def part(self, part: Part) -> list[Labelled]:
         """The pictures of one part."""
         return [each for each in self.pictures if each.part is part]
+
+    def limited(self, most: int) -> DataSet:
+        """At most so many pictures of each part, evenly from all of it; raises TrainingDataError as `data_set`."""
+        kept: list[Labelled] = []
+        for part in Part:
+            pictures = self.part(part)
+            kept += pictures[:: max(1, -(-len(pictures) // most))]
+        return data_set(Path(f"{most} of each part"), kept, self.problems)
 
 
 @dataclass(frozen=True)
