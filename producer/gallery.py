@@ -31,6 +31,10 @@ class Exhibit:
     """Picture of the question; the thumbnail of the product's main picture if not given."""
     category: str | None = None
     """Category of the question, to mark matches of the same one."""
+    judged: bool = False
+    """Whether matches of another category are marked as wrong."""
+    note: str | None = None
+    """What is said below the question; how it was answered if not given."""
 
 
 def render(
@@ -90,24 +94,27 @@ def _section(exhibit: Exhibit, thumbnails: Mapping[tuple[str, str], bytes]) -> s
     if picture is None and reply.product_id is not None:
         picture = thumbnails.get((reply.product_id, "main"))
     cards = "\n".join(
-        _card(match, thumbnails.get((match.product_id, match.name)), exhibit.category)
+        _card(match, thumbnails.get((match.product_id, match.name)), exhibit)
         for match in reply.matches
     )
     category = f'<div class="category">{escape(exhibit.category)}</div>' if exhibit.category else ""
     return f"""<section>
 <div class="query"><span class="tag">Looks like</span><div class="card">{_well(picture, label)}
 <div class="text"><div class="name">{escape(label)}</div>{category}</div></div>
-<p class="by">{escape(_answered_by(reply))}</p></div>
+<p class="by">{escape(_answered_by(reply) if exhibit.note is None else exhibit.note)}</p></div>
 {f"<ol>{cards}</ol>" if cards else '<p class="none">No product looks like this.</p>'}
 </section>"""
 
 
-def _card(match: Match, picture: bytes | None, wanted: str | None) -> str:
+def _card(match: Match, picture: bytes | None, exhibit: Exhibit) -> str:
     category = ""
     if match.category:
-        same = " same" if match.category == wanted else ""
-        tick = " ✓" if same else ""
-        category = f'<div class="category{same}">{escape(match.category)}{tick}</div>'
+        kind, mark = "", ""
+        if match.category == exhibit.category:
+            kind, mark = " same", " ✓"
+        elif exhibit.judged:
+            kind, mark = " other", " ✗"
+        category = f'<div class="category{kind}">{escape(match.category)}{mark}</div>'
     percent = max(0.0, match.similarity) * 100
     return f"""<li><div class="card">{_well(picture, match.product_id)}
 <div class="text"><div class="name">{escape(match.product_id)}</div>{category}

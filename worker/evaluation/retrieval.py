@@ -98,12 +98,39 @@ def relevance(
     )
 
 
+def neighbours(
+    questions: Vectors, gallery: Vectors, k: int, *, selves: Groups | None = None
+) -> tuple[Groups, Vectors]:
+    """Places in the gallery of the `k` nearest to each question, nearest first, and their cosines: both [q, k].
+
+    `questions` [q, d], `gallery` [n, d], and `selves` as for `relevance`. ValueError if there are fewer than `k`.
+    """
+    if k > len(gallery) - (selves is not None):
+        raise ValueError(f"{k} neighbours are asked for, the gallery has {len(gallery)} pictures")
+    own = np.full(len(questions), -1, np.int64) if selves is None else selves
+    near = np.empty((len(questions), k), np.int64)
+    alike = np.empty((len(questions), k), np.float32)
+    for rows in _blocks(len(questions)):
+        cosines = _cosines(questions[rows], gallery, own[rows])
+        places = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+        found = np.take_along_axis(cosines, places, axis=1)
+        order = np.lexsort((places, -found), axis=1)
+        near[rows] = np.take_along_axis(places, order, axis=1)
+        alike[rows] = np.take_along_axis(found, order, axis=1)
+    return near, alike
+
+
 def overlap(one: Groups, other: Groups) -> float:
     """Mean share of neighbours, int [q, k] of distinct ids each, that two models or generations have in common."""
+    return float(shared(one, other).mean())
+
+
+def shared(one: Groups, other: Groups) -> NDArray[np.float64]:
+    """That share for each question: float [q]."""
     if one.shape != other.shape or one.ndim != 2 or not one.size:
         raise ValueError(f"neighbours {one.shape} and {other.shape} are not of one shape [q, k]")
     common = [len(np.intersect1d(a, b)) for a, b in zip(one, other, strict=True)]
-    return float(np.mean(common) / one.shape[1])
+    return np.array(common, np.float64) / float(one.shape[1])
 
 
 def _blocks(count: int) -> Iterator[slice]:
@@ -113,13 +140,20 @@ def _blocks(count: int) -> Iterator[slice]:
 
 def _ranked(questions: Grouped, gallery: Grouped, own: Groups) -> NDArray[np.bool_]:
     """Whether each of the gallery, the nearest first, is alike: bool [q, n], a question itself last and unlike."""
-    cosines = questions.vectors @ gallery.vectors.T
+    cosines = _cosines(questions.vectors, gallery.vectors, own)
     alike = questions.groups[:, None] == gallery.groups[None, :]
     there = np.flatnonzero(own >= 0)
-    cosines[there, own[there]] = -np.inf
     alike[there, own[there]] = False
     order = np.argsort(-cosines, axis=1, kind="stable")
     return np.take_along_axis(alike, order, axis=1)
+
+
+def _cosines(questions: Vectors, gallery: Vectors, own: Groups) -> Vectors:
+    """Of each question with each of the gallery [q, n], with itself the least there is."""
+    cosines = questions @ gallery.T
+    there = np.flatnonzero(own >= 0)
+    cosines[there, own[there]] = -np.inf
+    return cosines
 
 
 def _check(

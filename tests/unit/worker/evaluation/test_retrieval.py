@@ -7,7 +7,14 @@ import pytest
 from numpy.typing import NDArray
 
 from worker.evaluation import retrieval
-from worker.evaluation.retrieval import Grouped, Vectors, overlap, relevance
+from worker.evaluation.retrieval import (
+    Grouped,
+    Vectors,
+    neighbours,
+    overlap,
+    relevance,
+    shared,
+)
 
 
 def unit(count: int, seed: int, dimension: int = 6) -> Vectors:
@@ -88,6 +95,30 @@ def test_overlap_of_neighbours() -> None:
     assert overlap(one, np.array([[4, 3, 9, 10], [1, 2, 3, 4]])) == pytest.approx(0.25)
     with pytest.raises(ValueError, match="not of one shape"):
         overlap(one, one[:1])
+
+
+@pytest.mark.parametrize("block", [1, 7, 256])
+def test_neighbours_are_the_nearest_in_their_order(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(retrieval, "BLOCK", block)
+    gallery = unit(60, 1)
+    gallery[7] = gallery[3]  # of equal ones the first is nearer
+    near, cosines = neighbours(gallery[:30], gallery, 5, selves=np.arange(30))
+    for own, (places, alike) in enumerate(zip(near.tolist(), cosines, strict=True)):
+        truth = gallery @ gallery[own]
+        others = [place for place in range(60) if place != own]
+        assert places == sorted(others, key=lambda place, c=truth: (-c[place], place))[:5]  # type: ignore[misc]
+        assert alike == pytest.approx(truth[places])
+    assert near[3, 0] == 7
+    assert neighbours(gallery[:3], gallery, 1)[0].ravel().tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="60 neighbours are asked for, the gallery has 60"):
+        neighbours(gallery[:3], gallery, 60, selves=np.arange(3))
+
+
+def test_what_is_shared_is_known_for_each_question() -> None:
+    one, other = np.array([[1, 2], [3, 4]]), np.array([[2, 9], [4, 3]])
+    assert shared(one, other).tolist() == [0.5, 1.0]
 
 
 def test_arrays_that_do_not_fit() -> None:
