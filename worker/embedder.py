@@ -16,6 +16,7 @@ from producer.messages import ImageRef
 from producer.reasons import Reason
 from worker.embedding import library
 from worker.embedding.batcher import MicroBatcher
+from worker.embedding.library import ModelSource
 from worker.embedding.network import Network
 from worker.errors import DeviceFailed
 from worker.images.decode import Decoded
@@ -28,17 +29,10 @@ from worker.settings import WorkerSettings
 MAX_DECODERS = 8
 
 
-class Embedder:
-    """One network on one device, with the decoders that feed it. Its methods may be called from any thread.
-
-    Opening raises ModelError when the model cannot be loaded.
-    """
+class Studio:
+    """Gets pictures and decodes them, for all networks of a process. Its methods may be called from any thread."""
 
     def __init__(self, settings: WorkerSettings, redis: Redis) -> None:
-        source = library.resolve(settings.model)
-        self.config = source.config
-        self._spec = source.config.decode_spec()
-        self._bare_spec = source.config.decode_spec(thumbnail=0)
         with ExitStack() as opening:
             policy = FetchPolicy(
                 roots=settings.roots,
@@ -48,12 +42,47 @@ class Embedder:
                 timeout=settings.fetch_timeout,
             )
             self._fetcher = opening.enter_context(Fetcher(policy, redis))
-            self._decoders = opening.enter_context(
+            self.decoders = opening.enter_context(
                 DecoderPool(
                     settings.decoders or min(os.cpu_count() or 1, MAX_DECODERS),
                     timeout=settings.decode_timeout,
                 )
             )
+            self._open = opening.pop_all()
+        self.fetch = self._fetcher.fetch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+
+class Embedder:
+    """One network on one device, with the decoders that feed it. Its methods may be called from any thread.
+
+    Opening raises ModelError when the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        redis: Redis,
+        source: ModelSource | None = None,
+        studio: Studio | None = None,
+    ) -> None:
+        """Of LOOKALIKE_MODEL, unless `source` is another one; with a studio of its own, unless it shares one."""
+        source = source or library.resolve(settings.model)
+        self.config = source.config
+        self._spec = source.config.decode_spec()
+        self._bare_spec = source.config.decode_spec(thumbnail=0)
+        with ExitStack() as opening:
+            self._studio = studio or opening.enter_context(Studio(settings, redis))
             self.network = Network.load(
                 source, device=settings.device, threads=settings.model_threads or None
             )
@@ -62,11 +91,15 @@ class Embedder:
                 MicroBatcher(self.network.embed, max_batch=settings.max_batch)
             )
             self._open = opening.pop_all()
-        self.fetch = self._fetcher.fetch
+        self.fetch = self._studio.fetch
 
     def decode_many(self, pictures: Sequence[bytes]) -> list[Decoded | ImageError]:
         """Decode for this network, in order; a bad picture is an ImageError in its place."""
-        return self._decoders.decode_many(pictures, self._spec)
+        return self._studio.decoders.decode_many(pictures, self._spec)
+
+    def decode_bare(self, pictures: Sequence[bytes]) -> list[Decoded | ImageError]:
+        """As `decode_many`, without thumbnails."""
+        return self._studio.decoders.decode_many(pictures, self._bare_spec)
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed uint8 [n, size, size, 3], in batches shared with whoever else is waiting.
@@ -85,7 +118,7 @@ class Embedder:
 
     def embed_picture(self, image: ImageRef) -> NDArray[np.float32]:
         """Fetch, decode and embed one picture: float32 [d], unit length; raises ImageError."""
-        decoded = self._decoders.decode(self.fetch(image).data, self._bare_spec)
+        decoded = self._studio.decoders.decode(self.fetch(image).data, self._bare_spec)
         vector: NDArray[np.float32] = self.embed(decoded.pixels[np.newaxis])[0]
         if not np.isfinite(vector).all():
             raise ImageError(Reason.BAD_VECTOR, NO_VECTOR)

@@ -7,5 +7,9 @@ class StartError(Exception):
     """A process that cannot start as it is set up; the message names what to change."""
 
 
+class RolloutRefused(Exception):
+    """A model that cannot be rolled out, or given up: everything stays as it is, and the message says why."""
+
+
 class DeviceFailed(Exception):
     """The network cannot embed even a blank picture: the device is to blame, and a new process may help."""

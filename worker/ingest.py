@@ -10,14 +10,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from db.queries import catalogue, dead_letters, fences
+from db.queries import catalogue, dead_letters, fences, models, revisions
 from db.queries.catalogue import ImageChange, NewEmbedding
 from db.queries.dead_letters import NewDeadLetter
 from db.session import Database
 from producer.ledger import Claim, Ledger, follow_up
 from producer.messages import ImageItem, IngestChunk, ItemFailure, Outcome, RemoveChunk
 from worker.giving_up import letter_of
-from worker.preparing import Pictured, Prepared, Refused
+from worker.preparing import Pictured, Prepared, Refused, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -75,21 +75,34 @@ class Ingester:
     def _commit(
         self, claim: Claim[IngestChunk], prepared: Prepared, dead: Sequence[Refused]
     ) -> None:
-        embeddings = [
-            NewEmbedding(digest, len(vector), vector.astype("<f4").tobytes())
-            for digest, vector in prepared.vectors.items()
-        ]
+        made = {self.model_version_pk: prepared.vectors, **prepared.beside}
         with self.database.writing() as session:
-            catalogue.add_embeddings(session, self.model_version_pk, embeddings)
+            for model_version_pk in sorted(
+                made
+            ):  # all in one order: none waits for another in a ring
+                catalogue.add_embeddings(session, model_version_pk, new(made[model_version_pk]))
             catalogue.add_thumbnails(session, list(prepared.thumbnails.items()))
             dead_letters.add(session, [_dead_letter(claim, each) for each in dead])
             changes = [_change(each) for each in prepared.pictured]
-            catalogue.apply(session, changes, [], embedded=prepared.vectors.keys())
+            # Under the lock, since another model may have become the active one meanwhile.
+            revisions.lock(session)
+            active = models.active(session)
+            embedded = made.get(active.pk, {}).keys() if active is not None else ()
+            applied = catalogue.apply(session, changes, [], embedded=embedded)
+            catalogue.reveal(session, embedded, applied.revision)
             # Under the catalogue's lock: `verify --repair` deletes vectors that nobody used a moment ago.
             known = {each.sha256 for each in prepared.pictured} - prepared.vectors.keys()
             if known - catalogue.known_embeddings(session, known, self.model_version_pk):
                 raise _EmbeddingGone
             fences.check(session, claim.job.id, claim.token)
+
+
+def new(vectors: Vectors) -> list[NewEmbedding]:
+    """Vectors as they are stored."""
+    return [
+        NewEmbedding(digest, len(vector), vector.astype("<f4").tobytes())
+        for digest, vector in vectors.items()
+    ]
 
 
 def remove(database: Database, ledger: Ledger, claim: Claim[RemoveChunk]) -> Outcome:

@@ -88,6 +88,11 @@ class Answerer:
         self._database = database
         self._follower = follower
 
+    @property
+    def model_digest(self) -> str | None:
+        """By which model pictures are to be embedded now; None before there is any."""
+        return self._follower.view.model_digest
+
     def by_products(self, question: ProductLookup) -> BatchReply:
         """One reply for each product that is in the catalogue, in the order asked."""
         ids = dict.fromkeys(question.product_ids)
@@ -166,8 +171,7 @@ def _check(view: View, vector: Vectors, model_digest: str) -> None:
         return
     if view.model_digest != model_digest:
         raise WrongModel(
-            f"the picture was embedded by model {model_digest[:12]}, the index is of {view.model_digest[:12]}: "
-            "start the worker with the LOOKALIKE_MODEL of the index, or rebuild it (lookalike-worker reindex)"
+            f"the picture was embedded by model {model_digest[:12]}, the index is of {view.model_digest[:12]}"
         )
     if vector.size != view.dimension or not np.isfinite(vector).all():
         raise ValueError(f"a vector of {view.dimension} finite numbers is needed")

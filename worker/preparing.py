@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -14,6 +14,7 @@ from db.queries import catalogue
 from db.session import Database
 from producer.messages import ImageItem, ImageRef
 from producer.reasons import Reason
+from worker.errors import DeviceFailed
 from worker.images.decode import Decoded
 from worker.images.errors import ImageError
 from worker.images.fetch import Picture
@@ -48,14 +49,20 @@ class Refused:
     error: ImageError
 
 
+Vectors = dict[bytes, NDArray[np.float32]]
+"""By the digest of a picture's bytes."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Items ready to be committed, and what is new to the catalogue, by the digest of a picture's bytes."""
 
     pictured: Sequence[Pictured] = ()
     refused: Sequence[Refused] = ()
-    vectors: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
+    vectors: Vectors = field(default_factory=dict)
     thumbnails: dict[bytes, bytes] = field(default_factory=dict)
+    beside: Mapping[int, Vectors] = field(default_factory=dict)
+    """Vectors under further models, by those models' keys."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,18 @@ class _Fetched:
 
 @dataclass(frozen=True)
 class _New:
-    vectors: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
+    vectors: Vectors = field(default_factory=dict)
     thumbnails: dict[bytes, bytes] = field(default_factory=dict)
     errors: dict[bytes, ImageError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model that pictures are embedded under besides the active one."""
+
+    model_version_pk: int
+    decode_many: DecodeMany
+    embed: Embed
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,8 @@ class Preparer:
     decode_many: DecodeMany
     embed: Embed
     executor: Executor
+    beside: Sequence[Target] = ()
+    """Further models: what fails under one of them only is not refused for it."""
 
     def prepare(self, items: Sequence[ImageItem]) -> Prepared:
         """Bytes that have a vector already are not embedded again. Raises DatabaseUnavailable, DeviceFailed."""
@@ -100,7 +118,9 @@ class Preparer:
             for each in fetched
             if each.sha256 not in new.errors
         ]
-        return Prepared(pictured, [*refused, *bad], new.vectors, new.thumbnails)
+        good = {each.sha256: each.picture.data for each in fetched if each.sha256 not in new.errors}
+        beside = {each.model_version_pk: self._embed_beside(each, good) for each in self.beside}
+        return Prepared(pictured, [*refused, *bad], new.vectors, new.thumbnails, beside)
 
     def _fetch(self, items: Sequence[ImageItem]) -> tuple[list[_Fetched], list[Refused]]:
         results = list(self.executor.map(self._fetch_one, items))
@@ -136,6 +156,29 @@ class Preparer:
         if decoded:
             self._embed(decoded, new)
         return new
+
+    def _embed_beside(self, target: Target, data: Mapping[bytes, bytes]) -> Vectors:
+        """Vectors of those bytes that have none under the target; the backfill tells why others got none."""
+        with self.database.reading() as session:
+            known = catalogue.known_embeddings(session, data, target.model_version_pk)
+        unknown = [digest for digest in data if digest not in known]
+        results = target.decode_many([data[digest] for digest in unknown])
+        decoded = {
+            digest: result
+            for digest, result in zip(unknown, results, strict=True)
+            if not isinstance(result, ImageError)
+        }
+        if not decoded:
+            return {}
+        try:
+            vectors = target.embed(np.stack([each.pixels for each in decoded.values()]))
+        except (
+            DeviceFailed
+        ):  # a model that is only on its way in must not end the work of the other
+            log.exception("pictures were not embedded under the model that is rolled out")
+            return {}
+        pairs = zip(decoded, vectors, strict=True)
+        return {digest: vector for digest, vector in pairs if np.isfinite(vector).all()}
 
     def _embed(self, decoded: dict[bytes, Decoded], new: _New) -> None:
         vectors = self.embed(np.stack([each.pixels for each in decoded.values()]))

@@ -3,7 +3,8 @@
 The one that still does is given up; the others come back as if nothing had been. Only a living witness blames a
 picture: where processes are killed for other reasons, nothing is held against what they worked on.
 
-`python -m worker.quarantine DESCRIPTOR` is that process: an `Embedder` that answers on a socket, in JSON.
+`python -m worker.quarantine DESCRIPTOR MODEL` is that process: an `Embedder` of the model with that key in the
+catalogue, that answers on a socket, in JSON.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from db.queries import catalogue
+from db.queries import catalogue, models
 from db.session import Database
 from producer.messages import ImageItem, ImageRef
 from producer.reasons import Reason
 from producer.settings import load
 from producer.transport import connect
+from worker import shelf
+from worker.embedding.library import ModelSource
 from worker.errors import DeviceFailed
 from worker.images.errors import ImageError
 from worker.preparing import NO_VECTOR, Pictured, Prepared, Refused
@@ -108,7 +111,7 @@ class Quarantine:
 
     def _try(self, item: ImageItem) -> _Tried | Refused:
         if self._child is None:
-            self._child = _Child(self._command, self._settings)
+            self._child = _Child(self._command, self._settings, self._model_version_pk)
         try:
             answer = self._child.ask(item.image, self._timeout)
         except _Died as died:
@@ -161,11 +164,13 @@ class Quarantine:
 class _Child:
     """The process, and our end of its socket."""
 
-    def __init__(self, command: Sequence[str], settings: WorkerSettings) -> None:
+    def __init__(
+        self, command: Sequence[str], settings: WorkerSettings, model_version_pk: int
+    ) -> None:
         """Raises DeviceFailed when it does not come up."""
         self._connection, theirs = Pipe()
         self._process = subprocess.Popen(
-            (*command, str(theirs.fileno())),
+            (*command, str(theirs.fileno()), str(model_version_pk)),
             env=os.environ | settings.environment() | {PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
@@ -216,7 +221,8 @@ def main() -> None:
     tether()
     settings = load(WorkerSettings)
     connection = Connection(int(sys.argv[1]))
-    with connect(settings) as redis, Embedder(settings, redis) as embedder:
+    source = _source(settings, int(sys.argv[2]))
+    with connect(settings) as redis, Embedder(settings, redis, source) as embedder:
         connection.send_bytes(b"ready")
         while True:
             try:
@@ -224,6 +230,18 @@ def main() -> None:
             except EOFError:
                 return
             connection.send_bytes(json.dumps(_answer(embedder, image)).encode())
+
+
+def _source(settings: WorkerSettings, model_version_pk: int) -> ModelSource:
+    """The files of the model that the pictures are of."""
+    database = Database(settings.database)
+    try:
+        with database.reading() as session:
+            model = models.by_pk(session, model_version_pk)
+    finally:
+        database.close()
+    assert model is not None, "models are never deleted"
+    return shelf.find(settings, model)
 
 
 def _answer(embedder: Embedder, image: ImageRef) -> dict[str, object]:

@@ -21,7 +21,6 @@ from redis import Redis
 from threadpoolctl import threadpool_limits
 
 from db.queries import models
-from db.queries.models import ModelVersion
 from db.session import Database
 from producer.broker import send
 from producer.comparison import Comparison, ProductList
@@ -43,25 +42,28 @@ from producer.messages import (
     ThumbnailRequest,
     WatchIndex,
 )
-from producer.reasons import Reason
+from worker import shelf
 from worker.app import TICK_LIFE
+from worker.backfill import Backfill
 from worker.busy import Busy
 from worker.claims import Claims
 from worker.comparing import compare, list_products
 from worker.courtesy import Courtesy, Visitors, aside
+from worker.crew import Crew
 from worker.departure import BROKEN, STUCK, Departure
-from worker.desk import Desk, Unanswerable
-from worker.errors import StartError
+from worker.desk import Desk
+from worker.embedding import library
 from worker.failures import RebuildFailures
 from worker.index.errors import BuildFailed, BuildStopped, BuildSuperseded
 from worker.index.follower import Follower
 from worker.index.pin import PinReminder
 from worker.index.rebuild import BuildSettings, RebuildLimits, due, read_state, rebuild
-from worker.ingest import Ingester, remove
+from worker.ingest import remove
 from worker.jobs import Jobs
-from worker.lookup import Answerer, WrongModel
-from worker.preparing import Preparer
+from worker.lookup import Answerer
+from worker.picture_answerer import PictureAnswerer
 from worker.quarantine import Quarantine
+from worker.serving import Serving
 from worker.settings import WorkerSettings
 from worker.status import status
 from worker.sweep import sweep
@@ -69,7 +71,7 @@ from worker.thumbnails import thumbnails
 from worker.watchdog import Sign
 
 if TYPE_CHECKING:
-    from worker.embedder import Embedder
+    from worker.embedder import Studio
 
 log = logging.getLogger(__name__)
 
@@ -151,44 +153,42 @@ class Duty:
 
 
 def _embed(process: Process) -> Handlers:
-    embedder, model = _open_embedder(process)
+    studio, serving = _open_serving(process)
     executor = process.closing.enter_context(ThreadPoolExecutor(FETCH_THREADS, "fetch"))
-    preparer = Preparer(
-        database=process.database,
-        model_version_pk=model.pk,
-        fetch=embedder.fetch,
-        decode_many=embedder.decode_many,
-        embed=embedder.embed,
-        executor=executor,
-    )
-    process.closing.enter_context(Courtesy(Visitors(process.redis)))
-    quarantine = process.closing.enter_context(
-        Quarantine(process.settings, process.database, model.pk)
-    )
-    ingester = Ingester(
+    visitors = Visitors(process.redis)
+    process.closing.enter_context(Courtesy(visitors))
+    crew = Crew(
         database=process.database,
         ledger=process.ledger,
-        model_version_pk=model.pk,
-        prepare=preparer.prepare,
-        quarantine=quarantine.prepare,
+        serving=serving,
+        fetch=studio.fetch,
+        executor=executor,
+        open_quarantine=lambda model: Quarantine(process.settings, process.database, model.pk),
     )
+    process.closing.callback(crew.close)
+    backfill = Backfill(
+        database=process.database,
+        serving=serving,
+        fetch=studio.fetch,
+        executor=executor,
+        is_busy=lambda: bool(process.busy.messages),
+        is_asked=visitors.present,
+    )
+    backfill.start()
+    process.closing.callback(backfill.stop)
     jobs = process.jobs
-    return {IngestChunk: lambda chunk: jobs.do(chunk, ingester.ingest)}
+    return {IngestChunk: lambda chunk: jobs.do(chunk, crew.ingest)}
 
 
 def _query(process: Process) -> Handlers:
-    embedder, _ = _open_embedder(process)
+    _, serving = _open_serving(process)
     answerer = _answerer(process)
+    asker = PictureAnswerer(answerer, serving)
     desk, visitors = process.desk, Visitors(process.redis)
 
     def answer(question: PictureLookup) -> Reply | BatchReply:
         visitors.note()
-        liked = [embedder.embed_picture(image) for image in question.images]
-        disliked = [embedder.embed_picture(image) for image in question.disliked_images]
-        try:
-            return answerer.by_pictures(question, liked, disliked, embedder.config.digest)
-        except WrongModel as error:
-            raise Unanswerable(Reason.UNAVAILABLE, str(error)) from error
+        return asker.answer(question)
 
     return {PictureLookup: lambda question: desk.answer(question, lambda: answer(question))}
 
@@ -254,31 +254,42 @@ def build_settings(settings: WorkerSettings, *, force: bool = False) -> BuildSet
     )
 
 
-def _open_embedder(process: Process) -> tuple[Embedder, ModelVersion]:
-    from worker.embedder import Embedder
+def _open_serving(process: Process) -> tuple[Studio, Serving]:
+    """The networks of the models that serve; LOOKALIKE_MODEL is the first of a catalogue that has none."""
+    from worker.embedder import Embedder, Studio
 
-    embedder = process.closing.enter_context(Embedder(process.settings, process.redis))
-    limit = process.settings.embed_timeout
+    settings, database = process.settings, process.database
+    remark = shelf.beside_the_active(settings, database)
+    if remark:
+        log.warning("%s", remark)
+    _register_first(settings, database)
+    studio = process.closing.enter_context(Studio(settings, process.redis))
+    serving = Serving(
+        database,
+        lambda model: Embedder(settings, process.redis, shelf.find(settings, model), studio),
+    )
+    process.closing.callback(serving.stop)
+    limit = settings.embed_timeout
     complaint = f"the network does not end a batch in {limit:.0f} s (LOOKALIKE_EMBED_TIMEOUT)"
-    process.signs.append(Sign(complaint, lambda: embedder.busy_for > limit, 0.0, STUCK))
-    config = embedder.config
-    with process.database.writing() as session:
-        active = models.active(session)
-        if active is not None and active.digest != config.digest:
-            raise StartError(
-                f"LOOKALIKE_MODEL is {config.name} ({config.digest[:12]}), but the catalogue's vectors are "
-                f"by {active.name} ({active.digest[:12]}): set LOOKALIKE_MODEL to that one, or use another "
-                "LOOKALIKE_DATABASE_URL"
-            )
-        model = models.register(
+    process.signs.append(Sign(complaint, lambda: serving.busy_for > limit, 0.0, STUCK))
+    serving.start()
+    return studio, serving
+
+
+def _register_first(settings: WorkerSettings, database: Database) -> None:
+    with database.reading() as session:
+        if models.active(session) is not None:
+            return
+    config = library.resolve(settings.model).config
+    with database.writing() as session:
+        models.register(
             session,
             digest=config.digest,
             name=config.name,
             dimension=config.dimension,
             config=config.model_dump(mode="json"),
+            source=shelf.name_of(settings.model),
         )
-    log.info("%s on %s", config.name, embedder.network.device)
-    return embedder, model
 
 
 def _answerer(process: Process) -> Answerer:

@@ -22,6 +22,7 @@ from db.queries.generations import Generation
 from db.session import Database
 from migrations import check_schema
 from producer.transport import unavailable
+from worker import shelf
 from worker.embedding import library
 from worker.embedding.errors import ModelError
 from worker.errors import StartError
@@ -228,19 +229,18 @@ def _engine(settings: WorkerSettings, *_: object) -> Finding:
 
 def _model(settings: WorkerSettings, database: Database, _: object) -> Finding | None:
     try:
-        config = library.resolve(settings.model).config
         with database.reading() as session:
             active = models.active(session)
-    except ModelError as error:
+        remark = shelf.beside_the_active(settings, database)
+        if active is None:
+            library.resolve(settings.model)
+        else:
+            shelf.find(settings, active)
+    except (ModelError, StartError) as error:
         return Finding("model", Severity.FATAL, str(error))
     except DatabaseError_:
         return None  # the catalogue's own check tells
-    if active is not None and active.digest != config.digest:
-        message = (
-            f"LOOKALIKE_MODEL is {config.name}, but the catalogue's vectors are by {active.name}"
-        )
-        return Finding("model", Severity.FATAL, message)
-    return Finding("model")
+    return Finding("model", Severity.WARNING, remark) if remark else Finding("model")
 
 
 # -- Redis ----------------------------------------------------------------------------------------

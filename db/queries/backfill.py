@@ -176,6 +176,13 @@ def try_all_again(session: Session, model_version_pk: int, now: datetime) -> Non
     )
 
 
+def count_vectors(session: Session, model_version_pk: int) -> int:
+    """How many there are of a model, of removed pictures, too."""
+    table = Embedding
+    statement = select(func.count()).where(table.model_version_pk == model_version_pk)
+    return session.execute(statement).scalar_one()
+
+
 def delete_vectors(session: Session, model_version_pk: int, limit: int) -> int:
     """Delete so many vectors of a model; how many there were."""
     table = Embedding

@@ -179,8 +179,8 @@ def retire(session: Session, pk: int) -> None:
     _update(session, pk, retired_at=datetime.now(UTC))
 
 
-def unretire(session: Session, pk: int, source: str | None) -> None:
-    """It was added again, from there."""
+def add_again(session: Session, pk: int, source: str) -> None:
+    """It was added, from there: it may be rolled out, also if it was retired."""
     _update(session, pk, retired_at=None, source=source)
 
 

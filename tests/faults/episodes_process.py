@@ -111,7 +111,7 @@ def _start(world: World) -> None:
     with ExitStack() as closing, patch("worker.embedder.Embedder", _Embedder):
         process = _process(world, closing)
         startup.check(process.settings, process.database, process.redis, [Role.EMBED])
-        roles._open_embedder(process)
+        roles._register_first(process.settings, process.database)
 
 
 def _check_started(world: World) -> list[str]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from sqlalchemy import select, update
+from sqlalchemy import select
 
-from db.models import Image, ModelVersion, Product
-from db.queries import generations, leases, models
+from db.models import Embedding, Image, Product
+from db.queries import catalogue, generations, leases, models, revisions
+from db.queries.catalogue import NewEmbedding
 from db.session import Database
 from tests.integration import damaged_catalogue as damaged
 from tests.unit.worker.index.factories import QUICK, Shop, build, half, vectors
@@ -187,16 +188,79 @@ def test_one_that_kills_its_process_is_refused(
     assert "signal 4" in refused(sqlite_database, data_dir)
 
 
-def test_vectors_of_two_models_never_mix(database: Database, data_dir: Path) -> None:
-    filled(database, data_dir, 2)
+def second_model(database: Database) -> models.ModelVersion:
+    """Another model, of the same dimension, registered."""
     with database.writing() as session:
-        other = models.register(session, "e" * 64, "other", 16, {})
-        session.execute(update(ModelVersion).values(active=False))
-        session.execute(update(ModelVersion).where(ModelVersion.pk == other.pk).values(active=True))
-    assert "is of another model" in refused(database, data_dir)
+        return models.register(session, "e" * 64, "other", 16, {})
+
+
+def rolled_out(database: Database, data_dir: Path) -> models.ModelVersion:
+    """Another model that went into service: with vectors of its own, and generation 3."""
+    other = second_model(database)
+    with database.writing() as session:
+        revisions.lock(session)
+        models.begin_rollout(session, other.pk, without_missing=False)
+        rows = session.execute(select(Embedding.content_sha256, Embedding.vector)).all()
+        turned = [NewEmbedding(row[0], 16, row[1][4:] + row[1][:4]) for row in rows]
+        catalogue.add_embeddings(session, other.pk, turned)
+    build(database, data_dir, KEEP)
+    return other
+
+
+def active(database: Database) -> str:
+    with database.reading() as session:
+        found = models.active(session)
+    assert found is not None
+    return found.digest
+
+
+def test_the_model_goes_back_with_its_generation(database: Database, data_dir: Path) -> None:
+    filled(database, data_dir, 2)
+    rolled_out(database, data_dir)
+    assert (pointer(database), active(database)) == ((3, False), "e" * 64)
+    follower = Follower(database, data_dir)
+    assert follower.refresh().model_digest == "e" * 64
+    done = rollback(database, data_dir)
+    assert (done.number, done.other_model, done.model_digest) == (2, True, "d" * 64)
+    assert (pointer(database), active(database)) == ((2, True), "d" * 64)
+    assert follower.refresh().model_digest == "d" * 64
+    again = rollback(database, data_dir, 3)
+    assert (again.number, active(database)) == (3, "e" * 64)
+
+
+def test_going_back_ends_a_rollout(database: Database, data_dir: Path) -> None:
+    filled(database, data_dir, 2)
+    other = second_model(database)
+    with database.writing() as session:
+        models.begin_rollout(session, other.pk, without_missing=False)
+    assert rollback(database, data_dir).other_model is False
+    with database.reading() as session:
+        assert models.serving(session).incoming is None
+
+
+def test_a_retired_model_is_not_gone_back_to(database: Database, data_dir: Path) -> None:
+    filled(database, data_dir, 2)
+    rolled_out(database, data_dir)
+    with database.writing() as session:
+        models.retire(session, 1)
+    assert "is of a model that was retired" in refused(database, data_dir)
     said = refused(database, data_dir, 1)
-    assert "generation 1 is of another model (dddddddddddd)" in said
-    assert "other, eeeeeeeeeeee" in said
+    assert "generation 1 is of a model that was retired (dddddddddddd)" in said
+
+
+def test_a_model_that_is_retired_meanwhile_is_not_gone_back_to(
+    database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(database, data_dir, 2)
+    rolled_out(database, data_dir)
+
+    def meanwhile(*_: object) -> None:
+        with database.writing() as session:
+            models.retire(session, 1)
+
+    monkeypatch.setattr("worker.index.builder.check_in_child", meanwhile)
+    assert "not rolled back" in refused(database, data_dir)
+    assert active(database) == "e" * 64
 
 
 def test_a_build_that_runs_keeps_the_lease_and_is_named(database: Database, data_dir: Path) -> None:

@@ -72,4 +72,10 @@ def rollback(
         f"take from the overlay: {done.pending}.",
         soft_wrap=True,
     )
+    if done.other_model:
+        console.print(
+            f"It is of another model, {done.model_digest[:12]}, which is the active one now: pictures that were "
+            "added since are embedded under it by the embed workers, and found again when they are.",
+            soft_wrap=True,
+        )
     console.print("It is not replaced by itself: run `lookalike-worker reindex` when it should be.")

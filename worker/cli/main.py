@@ -14,13 +14,14 @@ from worker.cli.catalogue import migrate
 from worker.cli.dead import dead, discard, requeue
 from worker.cli.evaluating import evaluate
 from worker.cli.index import reindex, rollback
+from worker.cli.models import models
 from worker.cli.samples import demo, sample
 from worker.cli.service import check, health, run, up
 from worker.cli.shell import BAD_USAGE, FAILED, INTERRUPTED, fail, settings
 from worker.cli.training import train
 from worker.cli.verify import verify
 from worker.embedding.errors import ModelError
-from worker.errors import StartError
+from worker.errors import RolloutRefused, StartError
 from worker.index.errors import IndexError_
 from worker.training.errors import TrainingError
 
@@ -36,6 +37,7 @@ for _command in (up, run, demo, sample, migrate, reindex, rollback, verify, chec
     app.command()(_command)
 app.command()(evaluate)
 app.add_typer(dead, name="dead")
+app.add_typer(models, name="models")
 for _command in (requeue, discard):
     app.command()(_command)
 
@@ -48,7 +50,14 @@ def main() -> None:
         fail(error, error.exit_code)
     except InvalidDatabaseUrl as error:
         fail(error, BAD_USAGE)
-    except (StartError, DatabaseError_, ModelError, IndexError_, TrainingError) as error:
+    except (
+        StartError,
+        DatabaseError_,
+        ModelError,
+        IndexError_,
+        RolloutRefused,
+        TrainingError,
+    ) as error:
         fail(error, FAILED)
     except RedisError as error:
         fail(unavailable(error, settings().redis_url.get_secret_value()), FAILED)

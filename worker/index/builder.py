@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from sqlalchemy.orm import Session
 
-from db.queries import catalogue, generations, models, revisions
+from db.queries import backfill, catalogue, generations, models, revisions
 from db.queries.models import ModelVersion
 from db.session import Database
 from worker.index import durable, memory, spool, tuning
@@ -92,6 +93,17 @@ def space_needed(images: int, dimension: int, trees: int) -> int:
     return images * (4 * dimension + 40 * (trees or MORE_TREES) + 2048)
 
 
+def incoming_if_complete(session: Session) -> ModelVersion | None:
+    """The model that is rolled out, if every picture has a vector under it that is to have one."""
+    serving = models.serving(session)
+    incoming = serving.incoming
+    if incoming is None or not backfill.is_complete(
+        session, incoming.pk, without_missing=serving.without_missing
+    ):
+        return None
+    return incoming
+
+
 @dataclass(frozen=True)
 class Built:
     """A verified generation that nobody uses yet."""
@@ -102,6 +114,8 @@ class Built:
     model_version_pk: int
     replaces: int | None
     """The generation that was current when its data were read."""
+    switches: bool = False
+    """Whether its model is the incoming one."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,7 @@ class _Source:
 
     number: int
     model: ModelVersion
+    switches: bool
     revision: int
     replaces: int | None
     embedded: int
@@ -226,7 +241,8 @@ class Builder:
     def _read(self) -> _Source | None:
         """Vectors, revision and pointer from one snapshot."""
         with self._database.reading() as session:
-            model = models.active(session)
+            incoming = incoming_if_complete(session)
+            model = incoming or models.active(session)
             if model is None:
                 return None
             expected = catalogue.count_embedded(session, model.pk)
@@ -237,6 +253,7 @@ class Builder:
             return _Source(
                 number=generations.next_number(session),
                 model=model,
+                switches=incoming is not None,
                 revision=revisions.current(session),
                 replaces=catalogue.head(session).generation,
                 embedded=expected,
@@ -422,7 +439,12 @@ class Builder:
         durable.sync_folder(self._data_dir)
         self._checkpoint("renamed")
         built = Built(
-            target, described, manifests.digest_of(data), source.model.pk, source.replaces
+            target,
+            described,
+            manifests.digest_of(data),
+            source.model.pk,
+            source.replaces,
+            source.switches,
         )
         self._progress("check", 0.0)
         check_in_child(target, built.manifest_sha256, self._stop)

@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from db.errors import DatabaseError_
 from db.queries import catalogue, generations, leases, models
 from db.queries.generations import LEASE, NewGeneration
 from db.session import Database
-from worker.index import cleanup, identity
+from worker.index import builder, cleanup, comparing, identity
 from worker.index.builder import Builder, BuildSettings, Built, Checkpoint, Progress
+from worker.index.comparing import Compared
 from worker.index.errors import BuildFailed, BuildStopped, BuildSuperseded
 from worker.index.generation import Expected, damage
 from worker.lease import TTL, Lease, LeaseHeld, LeaseLost
@@ -68,6 +69,8 @@ class IndexState:
     """Why the generation cannot be used: its files are not what they were, or of an earlier version."""
     pinned: bool = False
     """Whether a rollback chose the generation."""
+    ready: str | None = None
+    """Name of the incoming model, once the catalogue has all of its vectors."""
     failures: int = 0
     """Rebuilds that failed since one succeeded; the caller knows."""
     failed_at: datetime | None = None
@@ -79,6 +82,7 @@ def read_state(database: Database, data_dir: Path) -> IndexState:
     with database.reading() as session:
         current = generations.current(session)
         model = models.active(session)
+        incoming = builder.incoming_if_complete(session)
         revision = current.revision if current else 0
         return IndexState(
             generation=current.number if current else None,
@@ -89,6 +93,7 @@ def read_state(database: Database, data_dir: Path) -> IndexState:
             damage=damage(data_dir / current.directory, _expected(current)) if current else None,
             model_changed=bool(current and model and current.model_version_pk != model.pk),
             pinned=generations.pointer(session).pinned,
+            ready=incoming.name if incoming else None,
         )
 
 
@@ -99,9 +104,9 @@ def _expected(row: generations.Generation) -> Expected:
 def due(state: IndexState, limits: RebuildLimits, now: datetime) -> str | None:
     """Why the index should be rebuilt, or None. After failures it waits: 1, 2, 4 … minutes, 15 at most.
 
-    What a rollback pinned is never due: it waits for the operator.
+    What a rollback pinned is not due: it waits for the operator, who may also roll out another model.
     """
-    if state.pinned or _resting(state, now):
+    if (state.pinned and not state.ready) or _resting(state, now):
         return None
     return next(_wanted(state, limits, now), None)
 
@@ -133,6 +138,8 @@ def _resting(state: IndexState, now: datetime) -> bool:
 
 def _wanted(state: IndexState, limits: RebuildLimits, now: datetime) -> Iterator[str]:
     """What speaks for a rebuild, the weightiest first."""
+    if state.ready is not None:
+        yield f"every picture is embedded by {state.ready}, which is to be the active model"
     if state.generation is None or state.built_at is None:
         if state.images:
             yield "the first index"
@@ -176,22 +183,25 @@ def rebuild(
 ) -> Rebuilt | None:
     """Build, verify and publish a generation, then clean up.
 
-    None when another process is at it, no model was ever registered, or a rollback pinned the current one;
-    `over_pin` replaces that too: the operator says so. `on_progress` gets the step and its share
-    done; `checkpoint` the name of each step of `builder.STEPS` when it has been done. `stop` is asked between the
-    steps and, often, while vectors are read, laid down, given to Annoy and checked; Annoy's own build and the
-    tuning cannot be interrupted and are waited for. Raises BuildFailed (BuildStopped leaves no files, and
-    the lease free), OSError or DatabaseUnavailable; the generation that was current then still is.
+    Of the active model, or of the incoming one, which becomes the active one then, when all pictures have a
+    vector under it. None when another process is at it, no model was ever registered, or a rollback pinned the
+    current one; `over_pin` replaces that too, as an incoming model does: the operator says so.
+
+    `on_progress` gets the step and its share done; `checkpoint` the name of each step of `builder.STEPS` when it
+    has been done. `stop` is asked between the steps and, often, while vectors are read, laid down, given to Annoy
+    and checked; Annoy's own build and the tuning cannot be interrupted and are waited for. Raises BuildFailed
+    (BuildStopped leaves no files, and the lease free), OSError or DatabaseUnavailable; the generation that was
+    current then still is.
     """
     began = time.monotonic()
     data_dir.mkdir(parents=True, exist_ok=True)
     try:
         with Lease(database, LEASE, ttl=lease_ttl) as lease:
             catalogue_id, pinned = identity.of(database), _pinned(database)
-            if catalogue_id is None or (pinned and not over_pin):
+            if catalogue_id is None or (pinned and not over_pin and not _is_ready(database)):
                 return None
             cleanup.clean(database, data_dir, settings.keep, lease.token)
-            builder = Builder(
+            building = Builder(
                 database,
                 data_dir,
                 settings,
@@ -201,9 +211,10 @@ def rebuild(
                 checkpoint=_guarded(lease, checkpoint, stop),
                 stop=stop,
             )
-            built = _build(builder, database, lease.token)
+            built = _build(building, database, lease.token)
             if built is not None:
-                publish(database, built, lease.token, over_pin=over_pin)
+                compared = _compared(database, data_dir, built)
+                publish(database, built, lease.token, over_pin=over_pin, compared=compared)
                 checkpoint("published")
                 if pinned:
                     _discard_rejected(database, data_dir, built)
@@ -214,10 +225,10 @@ def rebuild(
     return None if built is None else _rebuilt(built, time.monotonic() - began)
 
 
-def _build(builder: Builder, database: Database, token: int) -> Built | None:
+def _build(building: Builder, database: Database, token: int) -> Built | None:
     """Build. Who fails after losing the lease blames that: whoever took it removed the files of this build."""
     try:
-        return builder.build()
+        return building.build()
     except (BuildStopped, BuildSuperseded):
         raise
     except BuildFailed as error:
@@ -226,6 +237,18 @@ def _build(builder: Builder, database: Database, token: int) -> Built | None:
                 f"the build stopped: the lease {LEASE!r} ran out, or another process took it"
             ) from error
         raise
+
+
+def _compared(database: Database, data_dir: Path, built: Built) -> Compared | None:
+    """How a generation of another model compares with the one that it is to replace, if that can be read."""
+    if not built.switches or built.replaces is None:
+        return None
+    with database.reading() as session:
+        before = generations.get(session, built.replaces)
+    compared = comparing.compare(data_dir, before, built) if before is not None else None
+    if compared is not None:
+        log.info("%s", compared)
+    return compared
 
 
 def _holds(database: Database, token: int) -> bool:
@@ -241,6 +264,11 @@ def _holds(database: Database, token: int) -> bool:
 def _pinned(database: Database) -> bool:
     with database.reading() as session:
         return generations.pointer(session).pinned
+
+
+def _is_ready(database: Database) -> bool:
+    with database.reading() as session:
+        return builder.incoming_if_complete(session) is not None
 
 
 def _discard_rejected(database: Database, data_dir: Path, built: Built) -> None:
@@ -290,10 +318,18 @@ def _guarded(
     return step
 
 
-def publish(database: Database, built: Built, token: int, *, over_pin: bool = False) -> None:
+def publish(
+    database: Database,
+    built: Built,
+    token: int,
+    *,
+    over_pin: bool = False,
+    compared: Compared | None = None,
+) -> None:
     """Make a generation current, unless anything happened since its data were read; raises BuildSuperseded.
 
-    A pointer that a rollback pinned is moved with `over_pin` only.
+    A pointer that a rollback pinned is moved with `over_pin`, or by the incoming model, only. `compared` is kept
+    with the model.
     """
     described = built.manifest
     row = NewGeneration(
@@ -308,11 +344,17 @@ def publish(database: Database, built: Built, token: int, *, over_pin: bool = Fa
     )
     with database.writing() as session:
         done = generations.publish(
-            session, row, expected_current=built.replaces, lease_token=token, over_pin=over_pin
+            session,
+            row,
+            expected_current=built.replaces,
+            lease_token=token,
+            over_pin=over_pin or built.switches,
         )
+        if done and compared is not None:
+            models.compared(session, built.model_version_pk, asdict(compared))
     if not done:
         shutil.rmtree(built.directory, ignore_errors=True)
         raise BuildSuperseded(
             f"generation {row.number} was not published: another one was meanwhile, or chosen by a rollback, "
-            "or the lease was lost"
+            "or its model is not rolled out any more, or the lease was lost"
         )

@@ -7,14 +7,13 @@ service from building over it a few seconds later; `lookalike-worker reindex` ta
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from db.queries import catalogue, generations, models
 from db.queries.generations import LEASE, Generation
-from db.queries.models import ModelVersion
 from db.session import Database
 from worker.index import builder
 from worker.index import generation as opened
@@ -42,6 +41,9 @@ class RolledBack:
     built_at: datetime
     pending: int
     """Changes since its revision, which lookups take from the overlay."""
+    model_digest: str
+    other_model: bool
+    """Whether that is another model than before."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ def rollback(
 ) -> RolledBack:
     """Make a kept generation current again, the newest one below the current if no number is given, and pin it.
 
-    It is read in full and tried in a child process before. Raises RollbackRefused, which says why and what there
-    is instead; DatabaseUnavailable. The pointer then names what it named.
+    If it is of another model, that is the active one from then on; a rollout that is under way is over. It is
+    read in full and tried in a child process before. Raises RollbackRefused, which says why and what there is
+    instead; DatabaseUnavailable. The pointer then names what it named.
     """
     try:
         with Lease(database, LEASE, ttl=lease_ttl) as lease:
@@ -81,12 +84,12 @@ def rollback(
 def _choose(database: Database, number: int | None) -> _Choice:
     with database.reading() as session:
         current = generations.current(session)
-        model = models.active(session)
-        if current is None or model is None:
+        if current is None:
             raise RollbackRefused("there is no index yet: nothing to roll back to")
         kept = generations.kept(session)
+        retired = {each.model.pk for each in models.listed(session) if each.retired_at}
         if number is None:
-            return _Choice(current, _newest_below(current, model, kept))
+            return _Choice(current, _newest_below(current, retired, kept))
         target = generations.get(session, number)
         removed_at = generations.removed_at(session, number)
     if target is None:
@@ -98,16 +101,16 @@ def _choose(database: Database, number: int | None) -> _Choice:
             f"generation {number} was deleted at {removed_at:%Y-%m-%d %H:%M} UTC "
             f"(LOOKALIKE_KEEP_GENERATIONS says how many are kept): {_there_are(kept, current)}"
         )
-    if target.model_version_pk != model.pk:
+    if target.model_version_pk in retired:
         raise RollbackRefused(
-            f"generation {number} is of another model ({target.model_digest[:12]}) than the one that embeds "
-            f"pictures ({model.name}, {model.digest[:12]}): their vectors cannot be compared"
+            f"generation {number} is of a model that was retired ({target.model_digest[:12]}): its vectors "
+            "are gone"
         )
     return _Choice(current, target)
 
 
 def _newest_below(
-    current: Generation, model: ModelVersion, kept: Sequence[Generation]
+    current: Generation, retired: Collection[int], kept: Sequence[Generation]
 ) -> Generation:
     earlier = [row for row in kept if row.number < current.number]
     if not earlier:
@@ -115,13 +118,13 @@ def _newest_below(
             f"no generation below the current one, {current.number}, is kept "
             "(LOOKALIKE_KEEP_GENERATIONS says how many are)"
         )
-    alike = [row for row in earlier if row.model_version_pk == model.pk]
-    if not alike:
+    usable = [row for row in earlier if row.model_version_pk not in retired]
+    if not usable:
         raise RollbackRefused(
-            f"every generation that is kept below the current one, {current.number}, is of another model: their "
-            "vectors cannot be compared"
+            f"every generation that is kept below the current one, {current.number}, is of a model that "
+            "was retired"
         )
-    return alike[0]
+    return usable[0]
 
 
 def _there_are(kept: Sequence[Generation], current: Generation) -> str:
@@ -184,4 +187,6 @@ def _described(database: Database, choice: _Choice) -> RolledBack:
         recall=row.recall,
         built_at=row.created_at,
         pending=pending,
+        model_digest=row.model_digest,
+        other_model=row.model_version_pk != choice.current.model_version_pk,
     )

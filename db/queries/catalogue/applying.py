@@ -143,6 +143,8 @@ def reveal(session: Session, digests: Collection[bytes], revision: int | None = 
     `revision` is the one that `apply` gave to other changes of the transaction, if any; pictures that have it
     are left alone. The new revision; None when there are no such pictures.
     """
+    if not digests:
+        return None
     revisions.lock(session)
     hidden = select(Image.pk, Image.product_pk).where(
         Image.content_sha256.in_(sorted(digests)),
