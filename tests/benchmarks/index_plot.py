@@ -34,7 +34,7 @@ LETTER, LINE = 7.0, 14.0
 """Points that a name takes, about."""
 
 
-def draw(curves: Sequence[Curve], path: Path, title: str) -> None:
+def draw(curves: Sequence[Curve], path: Path, title: str, colours: Sequence[str] = COLOURS) -> None:
     """Write the plot as PNG."""
     import matplotlib as mpl
 
@@ -42,7 +42,7 @@ def draw(curves: Sequence[Curve], path: Path, title: str) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(11, 7), dpi=110, layout="constrained")
-    drawn = [_Drawn(curve, COLOURS[i % len(COLOURS)]) for i, curve in enumerate(curves)]
+    drawn = [_Drawn(curve, colours[i % len(colours)]) for i, curve in enumerate(curves)]
     drawn = [each for each in drawn if each.points]
     for place, each in enumerate(drawn):
         _line(axes, each, MARKS[place % len(MARKS)])

@@ -38,7 +38,7 @@ class _Loop:
         pass
 
     def ask(self, number: int, vector: Vectors) -> Any:
-        from scipy.spatial.distance import cosine  # type: ignore[import-untyped]
+        from scipy.spatial.distance import cosine
 
         distances = self._frame["embedding"].apply(lambda row: cosine(row, vector))
         return distances.nsmallest(ASKED).index
@@ -49,6 +49,6 @@ class _Loop:
 
 def _frame(rows: Path) -> Any:
     """Each row an array of its own, as when a network's answers are collected in a list."""
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
     return pd.DataFrame({"embedding": [row.copy() for row in mapped(rows)]})

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.unit.worker.evaluation.pictures import KINDS, data_set, fine_tuned
+from worker.evaluation import indexing
 from worker.evaluation.evaluation import evaluate
+from worker.evaluation.indexing import IndexQuality
 from worker.evaluation.model import Model
 from worker.evaluation.retrieval import overlap
 from worker.evaluation.scope import scope
@@ -77,13 +81,27 @@ def test_one_model_by_its_measures(models: list[Model]) -> None:
     assert judged.index.recall > 0.9
 
 
-def test_a_part_asked_about_itself_leaves_each_picture_out(models: list[Model]) -> None:
-    data = data_set(5, 1)
-    found = evaluate(data, scope(data, Part.TRAIN, Part.TRAIN), models[:1], BUILD, k=2)
+def test_a_part_asked_about_itself_leaves_each_picture_out(
+    models: list[Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_index: list[object] = []
+    real = indexing.of_vectors
+
+    def noted(gallery: Any, categories: Any, questions: Any, *rest: Any) -> IndexQuality:
+        asked_index.append(questions)
+        return real(gallery, categories, questions, *rest)
+
+    monkeypatch.setattr(indexing, "of_vectors", noted)
+    data = data_set(3, 1)
+    found = evaluate(data, scope(data, Part.TRAIN, Part.TRAIN), models[:1], BUILD, k=4)
     (judged,) = found.models
-    assert (judged.near != np.arange(15)[:, None]).all()
+    assert (judged.near != np.arange(9)[:, None]).all()
+    wanted, there = found.scope.by_category()
     assert judged.by_category is not None
-    assert judged.by_category.recall[2] <= 2 / 4 + 1e-6
+    right = there[judged.near] == wanted[:, None]
+    assert judged.by_category.precision[4] == pytest.approx(right.mean())
+    assert judged.by_category.precision[4] <= 2 / 4
+    assert asked_index == [None]  # the index leaves them out by itself
 
 
 def test_two_models_beside_each_other(models: list[Model]) -> None:
@@ -100,6 +118,21 @@ def test_two_models_beside_each_other(models: list[Model]) -> None:
     assert [len(answers) for answers in contrasts[0].answers] == [4, 4]
     assert contrasts[0].question.picture is not None
     assert contrasts[0].question.picture.startswith(b"\xff\xd8")
+
+
+def test_what_differs_most_comes_first_and_of_that_what_one_model_answers_better(
+    models: list[Model],
+) -> None:
+    data = data_set(4, 1)
+    found = evaluate(data, scope(data, Part.TEST, Part.TRAIN), models, BUILD, k=2)
+    # The gallery: four dots, four lines, four rings. The questions: a dot, a line, a ring.
+    one, other = np.array([[0, 1], [8, 9], [8, 0]]), np.array([[4, 0], [10, 11], [4, 1]])
+    by_hand = tuple(
+        replace(each, near=near) for each, near in zip(found.models, (one, other), strict=True)
+    )
+    contrasts = replace(found, models=by_hand).contrasts(3, models[0])
+    assert [each.question.category for each in contrasts] == ["ring", "line", "dot"]
+    assert [each.shared for each in contrasts] == [0.0, 0.0, 0.5]
 
 
 def test_a_classifier_is_judged_by_the_categories_that_it_knows(tmp_path: Path) -> None:
