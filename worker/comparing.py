@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os.path
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from db.queries import catalogue, models
+from db.queries import backfill, catalogue, models
 from db.queries.catalogue import StoredImage
 from db.session import Database
 from producer.comparison import (
@@ -29,10 +29,14 @@ def compare(database: Database, question: Comparison) -> ComparisonReply:
     """A verdict for each picture. Raises DatabaseUnavailable."""
     ids = [picture.product_id for picture in question.pictures]
     with database.reading() as session:
-        model = models.active(session)
+        serving = models.serving(session)
+        model, incoming = serving.active, serving.incoming
         stored = catalogue.stored_images(session, ids, model.pk if model else _NO_MODEL)
+        digests = {each.content_sha256 for each in stored.values()}
+        wanted = backfill.given_up(session, incoming.pk, digests) if incoming else set()
     verdicts = (
-        verdict(each, stored.get((each.product_id, each.name))) for each in question.pictures
+        verdict(each, stored.get((each.product_id, each.name)), wanted)
+        for each in question.pictures
     )
     return ComparisonReply(verdicts=tuple(verdicts))
 
@@ -45,12 +49,15 @@ def list_products(database: Database, question: ProductList) -> ProductPage:
     return ProductPage(products=tuple((id_, version) for _, id_, version in found), next=last)
 
 
-def verdict(shops: Pictured, stored: StoredImage | None) -> Verdict:
-    """How the stored picture compares with the shop's."""
+def verdict(shops: Pictured, stored: StoredImage | None, wanted: Collection[bytes] = ()) -> Verdict:
+    """How the stored picture compares with the shop's.
+
+    `wanted` are bytes that a model which is rolled out could not have: their pictures are sent again.
+    """
     if stored is None:
         return Verdict.MISSING
     if stored.live and _is_same(shops, stored):
-        return Verdict.SAME
+        return Verdict.CHANGED if stored.content_sha256 in wanted else Verdict.SAME
     newest = stored.version if stored.live else stored.removed_version
     if shops.version is not None and shops.version <= newest:
         return Verdict.SUPERSEDED

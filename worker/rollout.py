@@ -17,7 +17,7 @@ from db.session import Database
 from worker import shelf
 from worker.errors import RolloutRefused
 from worker.index import cleanup
-from worker.lease import Lease, LeaseHeld
+from worker.lease import TTL, Lease, LeaseHeld
 
 VECTORS_AT_ONCE = 2000
 """Vectors that are deleted in one transaction: others wait for it."""
@@ -147,6 +147,8 @@ def retire(
     data_dir: Path,
     which: str,
     on_share: Callable[[float], None] = lambda _: None,
+    *,
+    lease_ttl: float = TTL,
 ) -> Retired:
     """Give a model up: its vectors and its generations are deleted. Raises RolloutRefused."""
     with database.writing() as session:
@@ -160,7 +162,7 @@ def retire(
             )
         models.retire(session, model.pk)
         backfill.forget_all(session, model.pk)
-    removed, held = _discard_generations(database, data_dir, model)
+    removed, held = _discard_generations(database, data_dir, model, lease_ttl)
     return Retired(model, _delete_vectors(database, model, on_share), removed, held)
 
 
@@ -190,11 +192,11 @@ def _delete_vectors(
 
 
 def _discard_generations(
-    database: Database, data_dir: Path, model: ModelVersion
+    database: Database, data_dir: Path, model: ModelVersion, lease_ttl: float
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Directories that are deleted, and those that are held."""
     try:
-        with Lease(database, LEASE):
+        with Lease(database, LEASE, ttl=lease_ttl):
             with database.reading() as session:
                 rows = [
                     row for row in generations.kept(session) if row.model_version_pk == model.pk

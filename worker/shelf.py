@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from worker.index import durable
 from worker.settings import WorkerSettings
 
 FOLDER = "models"
+PART = ".part-"
+ABANDONED = 86_400.0
+"""Seconds after which what a copy that was interrupted left is deleted."""
 
 
 def find(settings: WorkerSettings, model: ModelVersion) -> ModelSource:
@@ -101,7 +105,10 @@ def _place(data_dir: Path, digest: str) -> Path:
 
 def _copy(directory: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
+    for left in target.parent.glob(f"{PART}*"):
+        if time.time() - left.stat().st_mtime > ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
+    part = Path(tempfile.mkdtemp(prefix=PART, dir=target.parent))
     try:
         for name in (WEIGHTS, CONFIG):
             shutil.copyfile(directory / name, part / name)

@@ -17,6 +17,7 @@ from tests.faults.crash_points import Crash, Point, armed, points
 from tests.faults.episodes import JOBS, Episode
 from tests.faults.episodes_index import INDEX
 from tests.faults.episodes_process import PROCESSES
+from tests.faults.episodes_rollout import ROLLOUT
 from tests.faults.promise import Scale, Shown
 from tests.faults.world import World
 from tests.services import DatabaseFactory, start_valkey
@@ -178,4 +179,4 @@ def _show(scale: Scale, stage: Stage, episodes: Sequence[Episode]) -> Shown:
     )
 
 
-EPISODES: tuple[Episode, ...] = (*JOBS, *INDEX, *PROCESSES)
+EPISODES: tuple[Episode, ...] = (*JOBS, *INDEX, *PROCESSES, *ROLLOUT)

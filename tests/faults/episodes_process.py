@@ -9,7 +9,6 @@ import time
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -32,6 +31,7 @@ from worker import roles, startup
 from worker.app import worker_app
 from worker.embedding import library
 from worker.embedding.config import ModelConfig
+from worker.embedding.library import ModelSource
 from worker.index.pin import PinReminder
 from worker.intake import Intake, Refused
 from worker.process import run
@@ -86,29 +86,24 @@ def _process(world: World, closing: ExitStack) -> Process:
     return Process(settings, worker_app(settings), redis, database, threading.Event(), closing)
 
 
-class _Embedder:
-    """Stands for the real one, which takes seconds to load."""
+CONFIG = ModelConfig(
+    architecture="resnet18",
+    layer="fc",
+    dimension=8,
+    image_size=32,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    weights_sha256="0" * 64,
+)
 
-    config = ModelConfig(
-        architecture="resnet18",
-        layer="fc",
-        dimension=8,
-        image_size=32,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        weights_sha256="0" * 64,
-    )
-    network = SimpleNamespace(device="cpu")
 
-    def __init__(self, *_: object) -> None: ...
-    def __enter__(self) -> _Embedder:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
+def _resolved(_: str) -> ModelSource:
+    """Stands for a real one, whose network takes seconds to load."""
+    return ModelSource(CONFIG, Path("nowhere"))
 
 
 def _start(world: World) -> None:
-    with ExitStack() as closing, patch("worker.embedder.Embedder", _Embedder):
+    with ExitStack() as closing, patch("worker.embedding.library.resolve", _resolved):
         process = _process(world, closing)
         startup.check(process.settings, process.database, process.redis, [Role.EMBED])
         roles._register_first(process.settings, process.database)
@@ -117,7 +112,7 @@ def _start(world: World) -> None:
 def _check_started(world: World) -> list[str]:
     with catalogue_of(world) as database, database.reading() as session:
         active = models.active(session)
-    return [] if active and active.digest == _Embedder.config.digest else ["no model is active"]
+    return [] if active and active.digest == CONFIG.digest else ["no model is active"]
 
 
 def _pictures(world: World) -> None:
@@ -201,7 +196,7 @@ def _folder(world: World) -> Path:
 
 
 def _save(world: World) -> None:
-    library.save(_Embedder.config, {"w": np.zeros(4, np.float32)}, _folder(world))
+    library.save(CONFIG, {"w": np.zeros(4, np.float32)}, _folder(world))
 
 
 def _saved(world: World) -> None:

@@ -14,6 +14,7 @@ from tests.faults import (
     late_messages,
     paused,
     redis_outages,
+    rollover,
     soak,
     stops,
 )
@@ -71,6 +72,11 @@ PROMISES: tuple[Promise, ...] = (
         "flood",
         "a flood of queued images: memory bounded (100 MB), lookup p95 at most twice its idle value",
         flood.show,
+    ),
+    Promise(
+        "rollover",
+        "a model rolled out and back under load: 0 errors, 0 mixed answers, lookup p95 at most 1.5 times as long",
+        rollover.show,
     ),
     Promise(
         "soak",

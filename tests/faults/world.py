@@ -96,6 +96,7 @@ class Worker:
         self.world = world
         self.redis = redis
         self.database = database
+        self.executor = executor
         self.ledger = Ledger(redis)
         self.claims = Claims(self.ledger)
         self.app = celery_app(world.settings)

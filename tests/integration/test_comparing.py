@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from db.queries import catalogue, models
+from db.queries import backfill, catalogue, models
 from db.queries.catalogue import ImageChange, NewEmbedding, ProductRemoval
 from db.session import Database
 from producer.cli.commands import run
@@ -134,6 +134,22 @@ def test_a_picture_without_a_vector_is_missing(stock: Stock) -> None:
 
         audit.delete_embeddings(session, [SHA], stock.model.pk)
     assert stock.verdict("a") is Verdict.MISSING
+
+
+def test_what_a_rollout_could_not_have_is_sent_again(stock: Stock) -> None:
+    stock.add("a", "bytes:0001", version=5)
+    by_bytes = BytesImage(key=SHA.hex())
+    with stock.database.writing() as session:
+        other = models.register(session, "e" * 64, "other", 1, {})
+        models.begin_rollout(session, other.pk, without_missing=False)
+    assert stock.verdict("a", by_bytes, sha256=SHA.hex()) is Verdict.SAME, "it is on its way"
+    with stock.database.writing() as session:
+        failure = backfill.Failure(SHA, "sent_as_bytes", "gone", 1, None)
+        backfill.note(session, other.pk, [failure])
+    assert stock.verdict("a", by_bytes, sha256=SHA.hex(), version=5) is Verdict.CHANGED
+    with stock.database.writing() as session:
+        models.end_rollout(session)
+    assert stock.verdict("a", by_bytes, sha256=SHA.hex()) is Verdict.SAME
 
 
 def test_without_any_model_everything_is_missing(database: Database) -> None:
