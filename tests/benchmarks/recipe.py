@@ -92,6 +92,7 @@ def measure(run: Run, trees: int, looped: int) -> None:
         asked = [(annoy, annoy.default), (annoy, matching), (ours, ours.default)]
         rows += [_row(*each, comparison.unknown(*each)) for each in asked]
     report.table("systems", rows)
+    report.table("settings", [row for each in (annoy, ours) for row in _setting_rows(each.curve)])
     for each in (*exact, annoy, ours):
         report.facts |= versions(each.system)
     _judge(report, ours, annoy.point(matching), exact)
@@ -174,6 +175,21 @@ def _row(outcome: Outcome, setting: Setting, unknown: float | None) -> Row:
         "MiB": outcome.build.bytes / MIB,
         "of": FILES if unknown is not None else MEMORY,
     }
+
+
+def _setting_rows(curve: Curve) -> list[Row]:
+    points = sorted(curve.points, key=lambda each: each.recall)
+    return [
+        {
+            "system": curve.system,
+            "setting": point.setting,
+            f"recall@{LIMIT}": point.recall,
+            "ms": point.ms,
+            "p95 ms": point.slow,
+            "default": "default" if point.default else "",
+        }
+        for point in points
+    ]
 
 
 def _judge(report: Report, ours: Outcome, annoy: Point, exact: Sequence[Outcome]) -> None:

@@ -97,7 +97,7 @@ def _relevance_rows(alike: str, columns: Sequence[Relevance | None]) -> Iterator
 
 def _index_rows(columns: Sequence[IndexQuality]) -> Iterator[Row]:
     yield ("recall@10", *(_share(each.recall) for each in columns))
-    yield ("at least, with 95 % confidence", *(_share(each.at_least) for each in columns))
+    yield ("at least (95 % sure)", *(_share(each.at_least) for each in columns))
     yield ("as its build measured it", *(_share(each.recorded) for each in columns))
     yield ("ms a question", *(f"{each.ms:.2f}" for each in columns))
     yield ("engine", *(each.engine for each in columns))
