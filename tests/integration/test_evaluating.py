@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from db.session import Database
 from tests.integration.test_worker_cli import Terminal
 from tests.unit.producer.test_gallery import Page
 from tests.unit.worker.evaluation.pictures import fine_tuned
 from tests.unit.worker.index.factories import QUICK, Shop, build, vectors
+from tests.unit.worker.training.factories import NAMES, deepfashion
 from worker.demo import sample
 
 SMALL, SMALLER = "efficientnet-lite0:48", "efficientnet-lite0:32"
@@ -132,10 +134,32 @@ def test_products_of_a_table(terminal: Terminal, pictures: Path, tmp_path: Path)
     assert product["recall_10"] >= product["recall_1"] > 0
 
 
+def test_products_of_a_deepfashion_tree_cropped_to_their_boxes(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    tree = deepfashion(tmp_path / "tree")
+    for name, grey in zip(NAMES, (0, 20, 200, 220), strict=True):
+        picture = Image.new("L", (8, 8), 255)
+        picture.paste(grey, (1, 2, 6, 8))  # what the boxes hold
+        picture.save(tree / "Img" / name)
+    arguments = ("evaluate", "tree", "--model", SMALLER, "-k", "1", "--crop")
+    figures = terminal.json(*arguments)
+    assert figures["questions"] == {"part": "test", "pictures": 2}
+    (judged,) = figures["models"]
+    assert judged["retrieval"]["product"]["questions"] == 2
+    assert judged["retrieval"]["product"]["precision_1"] == 1.0
+    Image.new("L", (3, 3), 0).save(tree / "Img" / NAMES[0])
+    (tree / "Img" / NAMES[1]).write_bytes(b"no picture")
+    assert terminal.run(*arguments) == 0
+    assert "cannot be decoded: 1" in terminal.words
+
+
 def test_what_cannot_be_judged(terminal: Terminal, pictures: Path, tmp_path: Path) -> None:
     assert terminal.run("evaluate") == 2
-    assert "say which pictures to judge a model by (DATA), or which --generation" in terminal.err
+    assert "say which pictures to judge a model by (DATA, with --model and" in terminal.err
     assert terminal.run("evaluate", str(pictures), "--generation", "1") == 2
+    assert terminal.run("evaluate", str(pictures), "--against-generation", "1") == 2
+    assert terminal.run("evaluate", "--generation", "1", "--against", SMALL) == 2
     assert terminal.run("evaluate", str(pictures), "--part", "tests") == 2
     assert terminal.run("evaluate", "nowhere") == 1
     assert "nowhere: neither a folder nor a CSV file" in terminal.err

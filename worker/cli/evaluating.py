@@ -85,11 +85,14 @@ def evaluate(
     """Measure a classifier, what is near in a model's space, and what an index finds: three things apart."""
     found = settings()
     numbers = [each for each in (generation, against_generation) if each is not None]
-    if (data is None) is (generation is None) or len(set(numbers)) < len(numbers):
+    of_models = any((data, model, against, crop))
+    if (generation is None) is (data is None) or (numbers and of_models):
         raise InvalidRequest(
-            "say which pictures to judge a model by (DATA), or which --generation to judge, and another one "
-            "with --against-generation"
+            "say which pictures to judge a model by (DATA, with --model and --against), or which generation of "
+            "the index to judge (--generation, with --against-generation)"
         )
+    if len(set(numbers)) < len(numbers):
+        raise InvalidRequest("a generation differs from itself in nothing: name two")
     if data is not None:
         specs = [model or found.model, *([against] if against else [])]
         asked = _Asked(data, part, gallery, limit, k, crop)
