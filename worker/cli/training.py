@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +18,7 @@ from worker.embedding.library import DEFAULT_SIZE
 from worker.images.decode import Resize
 from worker.training import layouts
 from worker.training.history import Epoch
-from worker.training.labelled import DataSet, Part
+from worker.training.labelled import DataSet, Part, Problem, Problems
 from worker.training.recipe import BASE_RATE, Precision, Recipe
 
 if TYPE_CHECKING:
@@ -95,8 +98,8 @@ def train(  # noqa: PLR0917 - a command's options
         seed=seed,
     )
     from worker.embedding.network import device_named
-    from worker.training import run
 
+    run = _imported()
     found = layouts.read(data, boxes=crop)
     _show_problems(found, quiet=as_json)
     plan = run.Plan(
@@ -109,6 +112,14 @@ def train(  # noqa: PLR0917 - a command's options
         _train(plan, as_json=as_json)
 
 
+def _imported() -> ModuleType:
+    """What trains: some seconds of importing, and warnings of libraries about each other."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
+        from worker.training import run
+    return run
+
+
 def _architecture(name: str) -> str:
     """torchvision's and our own by their names, everything else from timm."""
     known = name == EFFICIENTNET_LITE0 or name in RESNETS or name.startswith(TIMM)
@@ -117,18 +128,23 @@ def _architecture(name: str) -> str:
 
 def _show_problems(data: DataSet, *, quiet: bool) -> None:
     """What is wrong in the data set, by file and line; how much is right."""
-    for line in data.problems.lines():
-        stderr.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    _show(data.problems.lines())
     if not quiet:
         counts = ", ".join(f"{len(data.part(part)):,} {part.value}" for part in Part)
         console.print(f"{len(data.categories)} categories; pictures: {counts}")
 
 
-def _find_rate(plan: Plan, *, as_json: bool) -> None:
-    from worker.training import run
+def _show(lines: Sequence[str]) -> None:
+    for line in lines:
+        stderr.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
+
+def _find_rate(plan: Plan, *, as_json: bool) -> None:
+    run = _imported()
     with meter({"decode": "decoding"}, quiet=as_json) as on_step:
-        rate, picture = run.find_rate(plan, _Shown(on_step, quiet=as_json).watching())
+        rate, picture = run.find_rate(
+            plan, _Shown(on_step, plan.data.problems, quiet=as_json).watching()
+        )
     if as_json:
         print_json({"rate": rate, "picture": str(picture)})
     else:
@@ -136,12 +152,11 @@ def _find_rate(plan: Plan, *, as_json: bool) -> None:
 
 
 def _train(plan: Plan, *, as_json: bool) -> None:
-    from worker.training import run
-
+    run = _imported()
     total = plan.recipe.total_epochs
     titles = {f"epoch {number}": f"epoch {number} of {total}" for number in range(1, total + 1)}
     with meter({"decode": "decoding"} | titles, quiet=as_json) as on_step:
-        trained = run.train(plan, _Shown(on_step, quiet=as_json).watching())
+        trained = run.train(plan, _Shown(on_step, plan.data.problems, quiet=as_json).watching())
     if as_json:
         print_json(_document(plan, trained))
         return
@@ -163,21 +178,22 @@ def _train(plan: Plan, *, as_json: bool) -> None:
 class _Shown:
     """Tells people how far a training is: bars, and a row for each epoch."""
 
-    def __init__(self, on_step: OnStep, *, quiet: bool) -> None:
+    def __init__(self, on_step: OnStep, problems: Problems, *, quiet: bool) -> None:
         self._on_step = on_step
+        self._problems = problems
         self._quiet = quiet
         self._rows = 0
 
     def watching(self) -> Watching:
         """To give to the training."""
-        from worker.training.run import Watching
-
-        return Watching(
+        watching: Watching = _imported().Watching(
             decoding=lambda share: self._on_step("decode", share),
+            decoded=lambda: _show(self._problems.lines(Problem.UNDECODABLE)),
             resumed=self._resumed,
             on_batch=lambda epoch, share: self._on_step(f"epoch {epoch}", share),
             on_epoch=self._epoch,
         )
+        return watching
 
     def _resumed(self, epochs: int) -> None:
         self._print(f"going on after epoch {epochs} of an earlier run")

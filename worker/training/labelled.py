@@ -94,11 +94,12 @@ class Problems:
         if len(shown) < EXAMPLES:
             shown.append(f"{where}:{line}: {detail}" if line else f"{where}: {detail}")
 
-    def lines(self) -> list[str]:
-        """What to print: every kind with its count, and its examples below."""
+    def lines(self, *only: Problem) -> list[str]:
+        """What to print: every kind, or some only, with its count, and its examples below."""
         return [
             line
             for problem, count in self.counts.most_common()
+            if not only or problem in only
             for line in (f"{problem}: {count:,}", *(f"  {each}" for each in self.examples[problem]))
         ]
 

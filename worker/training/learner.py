@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +40,7 @@ def learner(loaders: Any, model: nn.Sequential, recipe: Recipe, folder: Path) ->
     # Channels last: on a CPU ten times faster through EfficientNet's depthwise convolutions, on a GPU a third.
     made = Learner(
         loaders,
-        model.to(loaders.device, memory_format=torch.channels_last),
+        model.to(loaders.device).to(memory_format=torch.channels_last),
         loss_func=CrossEntropyLossFlat(),
         metrics=[accuracy, *map(AvgMetric, tops)],
         splitter=networks.layers,
@@ -144,12 +145,12 @@ class CpuBfloat16(Callback):  # type: ignore[misc]
 
     def before_batch(self) -> None:
         """Compute in bf16 from here …"""
-        self._context: Any = torch.autocast("cpu", torch.bfloat16)
-        self._context.__enter__()
+        self._mixed = ExitStack()
+        self._mixed.enter_context(torch.autocast("cpu", torch.bfloat16))
 
     def after_pred(self) -> None:
         """… to here."""
-        self._context.__exit__(None, None, None)
+        self._mixed.close()
         self.learn.pred = self.learn.pred.float()
 
 

@@ -56,7 +56,7 @@ def loaders(pixels: Pixels, config: ModelConfig, recipe: Recipe, device: torch.d
             f"{len(parts[0]):,} pictures to train with and {len(parts[1]):,} to validate are too few for "
             f"batches of {recipe.batch_size}: set a smaller --batch-size, or bring more"
         )
-    return DataLoaders.from_dsets(
+    made = DataLoaders.from_dsets(
         *parts,
         bs=recipe.batch_size,
         val_bs=2 * recipe.batch_size,
@@ -64,6 +64,10 @@ def loaders(pixels: Pixels, config: ModelConfig, recipe: Recipe, device: torch.d
         device=device,
         after_batch=_transforms(config, recipe, device),
     )
+    # Asked this for the first time, fastai draws random numbers: now, or the first epoch of every run, resumed
+    # ones too, would be another than it would have been.
+    assert all(each.n_inp == 1 for each in (made.train, made.valid))
+    return made
 
 
 def _transforms(config: ModelConfig, recipe: Recipe, device: torch.device) -> list[Any]:

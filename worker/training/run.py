@@ -57,6 +57,8 @@ class Watching:
     """Who wants to know how far it is."""
 
     decoding: Callable[[float], None] = lambda _share: None
+    decoded: Callable[[], None] = lambda: None
+    """Called when all pictures were, and it is known which cannot be."""
     resumed: Callable[[int], None] = lambda _epochs: None
     """Called with the number of epochs that an earlier run has done, if any."""
     on_batch: learner.OnBatch = lambda _epoch, _share: None
@@ -145,6 +147,7 @@ class _Ready:
         model = networks.make(recipe, len(plan.data.categories))
         spec = config.decode_spec(thumbnail=0)
         decoded = pixels.prepare(plan.data, spec, plan.folder, watching.decoding)
+        watching.decoded()
         loaders = material.loaders(decoded, config, recipe, plan.device)
         return cls(config, decoded, learner.learner(loaders, model, recipe, plan.folder))
 
