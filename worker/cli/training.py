@@ -115,7 +115,7 @@ def train(  # noqa: PLR0917 - a command's options
 def _imported() -> ModuleType:
     """What trains: some seconds of importing, and warnings of libraries about each other."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
+        warnings.simplefilter("ignore")  # of libraries about each other
         from worker.training import run
     return run
 
