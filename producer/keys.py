@@ -47,3 +47,8 @@ def picture(sha256: str) -> str:
 def outcome(job_id: str) -> str:
     """String: JSON of the `Outcome` of a job; expires."""
     return f"{PREFIX}outcome:{job_id}"
+
+
+def idempotency(digest: str) -> str:
+    """String: JSON of what a request over HTTP with an Idempotency-Key has led to; expires."""
+    return f"{PREFIX}idempotency:{digest}"

@@ -75,6 +75,10 @@ class _Asked(Generic[R]):
         or QueueUnavailable. After LookupTimeout it may be asked for again.
         """
         state, answer = self._transport.wait(self._id, timeout)
+        return self.reply_in(answer, state, timeout)
+
+    def reply_in(self, answer: Answer | None, state: LookupState, timeout: float | None = 0.0) -> R:
+        """The reply in what was found in its mailbox after `timeout` seconds; raises as `result` does."""
         if answer is None or answer.reply is None or state is not LookupState.DONE:
             raise self._error(state, answer, timeout)
         try:

@@ -82,7 +82,7 @@ class Mailbox:
     def read(self, question_id: str) -> Answer | None:
         """What lies in the mailbox; None if it has expired or never was."""
         raw = cast("bytes | None", self._redis.get(keys.mailbox(question_id)))
-        return None if raw is None else _parse(raw)
+        return None if raw is None else parse(raw)
 
     def state(self, question_id: str) -> LookupState:
         """The state of the question, also long after its mailbox is gone; see `LookupState`."""
@@ -90,11 +90,7 @@ class Mailbox:
 
     def state_of(self, question_id: str, answer: Answer | None) -> LookupState:
         """The state that `answer`, just read from this question's mailbox, means."""
-        if answer is not None:
-            return LookupState(answer.state.value)
-        issued = issued_at(question_id)
-        old = issued is not None and issued + self._ttl <= time.time()
-        return LookupState.EXPIRED if old else LookupState.UNKNOWN
+        return state_of(question_id, answer, self._ttl)
 
     def wait(self, question_id: str, timeout: float | None) -> Answer | None:
         """The answer once it is final, or what lies there after `timeout` seconds; None if nothing does."""
@@ -113,5 +109,20 @@ def pause_after(waited: float) -> float:
     return min(max(FIRST_PAUSE, waited * LATENESS), LONGEST_PAUSE)
 
 
-def _parse(raw: bytes) -> Answer:
+def state_of(question_id: str, answer: Answer | None, ttl: float) -> LookupState:
+    """The state that `answer` means, just read from a mailbox that is kept for `ttl` seconds."""
+    if answer is not None:
+        return LookupState(answer.state.value)
+    issued = issued_at(question_id)
+    old = issued is not None and issued + ttl <= time.time()
+    return LookupState.EXPIRED if old else LookupState.UNKNOWN
+
+
+def is_open(raw: bytes | None) -> bool:
+    """Whether bytes from a mailbox say that the answer is still to come; not parsed, for those who look often."""
+    return raw in (_QUEUED, _RUNNING)
+
+
+def parse(raw: bytes) -> Answer:
+    """The answer that bytes from a mailbox say; ValidationError if they are of another version."""
     return Answer.model_validate_json(raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -66,7 +67,7 @@ class ProducerSettings(BaseSettings):
         return load(cls)
 
 
-def load(settings: type[_S]) -> _S:
+def load(settings: Callable[[], _S]) -> _S:
     """Build `settings` from the environment, turning validation errors into one readable SettingsError."""
     try:
         return settings()

@@ -6,10 +6,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
@@ -37,6 +37,7 @@ from producer.signing import Signer
 if TYPE_CHECKING:
     from celery import Celery
 
+C = TypeVar("C")
 
 CONNECT_TIMEOUT = 3.0
 SOCKET_TIMEOUT = 30.0
@@ -232,19 +233,20 @@ def connect(settings: ProducerSettings) -> Redis:
 
     The one way to a client: all of the shop and the service have the same timeouts, and give up alike.
     """
+    return client(Redis.from_url, settings, retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2))
+
+
+def client(from_url: Callable[..., C], settings: ProducerSettings, **options: Any) -> C:
+    """A client of any kind that redis-py has, made by its `from_url`. Raises SettingsError for a bad address."""
     url = settings.redis_url.get_secret_value()
     if _address(url) is None:
         raise SettingsError(_BAD_ADDRESS)
     # A Unix socket refuses the option instead of ignoring it.
     keepalive = {} if url.startswith("unix://") else {"socket_keepalive": True}
+    timeouts = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": SOCKET_TIMEOUT}
     try:
-        return Redis.from_url(
-            url,
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            socket_timeout=SOCKET_TIMEOUT,
-            health_check_interval=HEALTH_CHECK_EVERY,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
-            **keepalive,
+        return from_url(
+            url, health_check_interval=HEALTH_CHECK_EVERY, **keepalive, **(timeouts | options)
         )
     except (ValueError, TypeError):
         # What the parser says may quote a password that it took for a port.

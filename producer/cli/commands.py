@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from producer import checks
-from producer.cli import adding, overview, picking, results, syncing
+from producer.cli import adding, overview, picking, results, serving, syncing
 from producer.cli.stall import watched
 from producer.cli.terminal import Terminal, report
 from producer.client import Producer
@@ -342,6 +342,27 @@ def gallery(
         terminal.data({"out": str(out), "replies": len(replies), "not_found": not_found})
     else:
         terminal.note(f"{out}: {len(replies):,} {'product' if len(replies) == 1 else 'products'}")
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[
+        str | None,
+        typer.Option("--host", help="Address to listen on; LOOKALIKE_HTTP_HOST if not given."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=0, max=65_535, help="Port; LOOKALIKE_HTTP_PORT if not given."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Serve the HTTP gateway until Ctrl-C: the same as here, for clients in any language.
+
+    Without LOOKALIKE_API_KEYS it listens on this machine's loopback address only.
+    """
+    serving.serve(Terminal(json, quiet), host, port)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,0 +1,41 @@
+"""`lookalike serve`: the HTTP gateway, if what it needs is installed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from producer.cli.terminal import Terminal
+from producer.errors import SettingsError
+
+NEEDED = ("fastapi", "starlette", "uvicorn", "h11", "python_multipart")
+
+
+def serve(terminal: Terminal, host: str | None, port: int | None) -> None:
+    """Serve until SIGINT or SIGTERM. Raises SettingsError if it cannot listen, or something is not installed."""
+    try:
+        from producer.gateway import server
+        from producer.gateway.settings import GatewaySettings
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in NEEDED:
+            raise
+        raise SettingsError(
+            f"the HTTP gateway needs {error.name}, which is not installed: pip install 'lookalike[http]'"
+        ) from None
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    settings = GatewaySettings.with_options(host, port)
+    server.serve(settings, lambda address: _ready(terminal, address, settings.api_keys is not None))
+
+
+def _ready(terminal: Terminal, address: str, keyed: bool) -> None:
+    if terminal.json:
+        terminal.data({"address": address, "keys": keyed})
+        sys.stdout.flush()
+        return
+    terminal.line(f"Listening on {address}; its page is {address}/docs")
+    if not keyed:
+        terminal.note("No LOOKALIKE_API_KEYS: only this machine may ask, and it may do everything.")
+    terminal.note("Ctrl-C stops it.")
+    sys.stdout.flush()
