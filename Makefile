@@ -83,6 +83,10 @@ bench-index: $(PEERS) ## The index beside six others, at a million vectors, fres
 bench-recipe: $(PEERS) ## The classic recipe, pandas loop and plain Annoy, beside this index
 	$(BIN)/python -m tests.benchmarks.recipe $(ARGS)
 
+.PHONY: bench-train
+bench-train: $(INSTALLED) ## Fine-tune on Fashion-MNIST and judge it beside ImageNet's weights (half an hour)
+	$(BIN)/python -m tests.benchmarks.train $(ARGS)
+
 .PHONY: bench-swap
 bench-swap: $(INSTALLED) ## Lookups of four processes while the index is swapped
 	$(BIN)/python -m tests.benchmarks.swap

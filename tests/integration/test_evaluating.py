@@ -105,7 +105,7 @@ def test_figures_for_a_machine(terminal: Terminal, pictures: Path, tmp_path: Pat
     new, old = figures["models"]
     assert figures["problems"] == {"not a picture": 1}
     assert not figures["self_excluded"]
-    assert figures["gallery"]["part"] == "train"
+    assert figures["gallery"]["parts"] == ["train"]
     assert new["classifier"]["skipped"] > 0
     assert 0 <= new["classifier"]["top_1"] <= new["classifier"]["top_3"] == 1
     assert old["classifier"] is None

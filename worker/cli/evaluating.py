@@ -54,11 +54,12 @@ def evaluate(
     ] = None,
     part: Annotated[Part, typer.Option(help="The part that is asked about.")] = Part.TEST,
     gallery: Annotated[
-        Part,
+        list[Part],
         typer.Option(
-            help="The part that is searched; the same one leaves each picture out of its own answers."
+            help="A part that is searched, and another; the one that is asked about leaves each picture out "
+            "of its own answers."
         ),
-    ] = Part.TRAIN,
+    ] = [Part.TRAIN],  # noqa: B006 - typer copies it
     limit: Annotated[
         int | None,
         typer.Option(min=2, help="At most so many pictures of each part, chosen by chance."),
@@ -113,7 +114,7 @@ class _Asked:
 
     data: Path
     part: Part
-    of: Part
+    of: Sequence[Part]
     limit: int | None
     k: int
     crop: bool

@@ -175,7 +175,7 @@ def as_json(data: DataSet, evaluation: Evaluation) -> dict[str, Any]:
     return {
         "problems": {problem.value: count for problem, count in data.problems.counts.items()},
         "questions": {"part": scope.part.value, "pictures": len(scope.questions)},
-        "gallery": {"part": scope.of.value, "pictures": len(scope.gallery)},
+        "gallery": {"parts": [each.value for each in scope.of], "pictures": len(scope.gallery)},
         "self_excluded": scope.same,
         "categories": list(scope.categories),
         "k": evaluation.k,

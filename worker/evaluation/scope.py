@@ -1,4 +1,4 @@
-"""What is asked and where it is looked for: two parts of a data set, or one of them asked about itself."""
+"""What is asked and where it is looked for: parts of a data set, or one of them asked about itself."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Scope:
     questions: Sequence[Labelled]
     gallery: Sequence[Labelled]
     part: Part
-    of: Part
+    of: tuple[Part, ...]
     categories: tuple[str, ...]
     trained: NDArray[np.int64]
 
     @property
     def same(self) -> bool:
         """Whether the questions are the gallery."""
-        return self.part is self.of
+        return self.part in self.of
 
     @property
     def selves(self) -> Groups | None:
@@ -47,7 +47,7 @@ class Scope:
         found = "each left out of its own answers" if self.same else "none of them asked about"
         return (
             f"{len(self.questions):,} pictures of the part {self.part.value!r} are asked about, in a gallery of "
-            f"{len(self.gallery):,} of {self.of.value!r}, {found}"
+            f"{len(self.gallery):,} of {' and '.join(repr(each.value) for each in self.of)}, {found}"
         )
 
     def only(self, questions: NDArray[np.bool_], gallery: NDArray[np.bool_]) -> Scope:
@@ -79,17 +79,28 @@ class Scope:
         return (found[0], found[1]) if all((each >= 0).any() for each in found) else None
 
 
-def scope(data: DataSet, part: Part, of: Part, limit: int | None = None) -> Scope:
+def scope(data: DataSet, part: Part, of: Sequence[Part], limit: int | None = None) -> Scope:
     """Choose the parts, at most `limit` pictures of each, by chance but the same ones each time.
 
-    Raises TrainingDataError when one of them is empty.
+    A part that is asked about itself is the whole gallery. Raises TrainingDataError when one of them is empty.
     """
+    if part in of and set(of) != {part}:
+        raise TrainingDataError(
+            f"the part {part.value!r} can be asked about itself alone, or not be in the gallery (--gallery)"
+        )
     counts = dict.fromkeys(data.categories, 0)
     for each in data.part(Part.TRAIN):
         counts[each.category] += 1
-    gallery = _some(data, of, limit)
-    questions = gallery if part is of else _some(data, part, limit)
-    return Scope(questions, gallery, part, of, data.categories, np.array([*counts.values()]))
+    gallery = [picture for each in dict.fromkeys(of) for picture in _some(data, each, limit)]
+    questions = gallery if part in of else _some(data, part, limit)
+    return Scope(
+        questions,
+        gallery,
+        part,
+        tuple(dict.fromkeys(of)),
+        data.categories,
+        np.array([*counts.values()]),
+    )
 
 
 def _some(data: DataSet, part: Part, limit: int | None) -> list[Labelled]:

@@ -52,7 +52,7 @@ def test_pictures_are_embedded_in_their_order_whatever_the_batch(models: list[Mo
 
 def test_one_model_by_its_measures(models: list[Model]) -> None:
     data = data_set(6, 4, products=True)
-    chosen = scope(data, Part.TEST, Part.TRAIN)
+    chosen = scope(data, Part.TEST, [Part.TRAIN])
     found = evaluate(data, chosen, models[:1], BUILD, k=3)
     assert found.overlap is None
     assert found.commonest.top[1] == pytest.approx(1 / 3)
@@ -93,7 +93,7 @@ def test_a_part_asked_about_itself_leaves_each_picture_out(
 
     monkeypatch.setattr(indexing, "of_vectors", noted)
     data = data_set(3, 1)
-    found = evaluate(data, scope(data, Part.TRAIN, Part.TRAIN), models[:1], BUILD, k=4)
+    found = evaluate(data, scope(data, Part.TRAIN, [Part.TRAIN]), models[:1], BUILD, k=4)
     (judged,) = found.models
     assert (judged.near != np.arange(9)[:, None]).all()
     wanted, there = found.scope.by_category()
@@ -106,7 +106,7 @@ def test_a_part_asked_about_itself_leaves_each_picture_out(
 
 def test_two_models_beside_each_other(models: list[Model]) -> None:
     data = data_set(8, 3)
-    found = evaluate(data, scope(data, Part.TEST, Part.TRAIN), models, BUILD, k=4)
+    found = evaluate(data, scope(data, Part.TEST, [Part.TRAIN]), models, BUILD, k=4)
     one, other = found.models
     assert found.overlap == pytest.approx(overlap(one.near, other.near))
     contrasts = found.contrasts(5, models[0])
@@ -124,7 +124,7 @@ def test_what_differs_most_comes_first_and_of_that_what_one_model_answers_better
     models: list[Model],
 ) -> None:
     data = data_set(4, 1)
-    found = evaluate(data, scope(data, Part.TEST, Part.TRAIN), models, BUILD, k=2)
+    found = evaluate(data, scope(data, Part.TEST, [Part.TRAIN]), models, BUILD, k=2)
     # The gallery: four dots, four lines, four rings. The questions: a dot, a line, a ring.
     one, other = np.array([[0, 1], [8, 9], [8, 0]]), np.array([[4, 0], [10, 11], [4, 1]])
     by_hand = tuple(
@@ -138,7 +138,7 @@ def test_what_differs_most_comes_first_and_of_that_what_one_model_answers_better
 def test_a_classifier_is_judged_by_the_categories_that_it_knows(tmp_path: Path) -> None:
     spec = fine_tuned(tmp_path / "model", ("ring", "shoe", "dot"))
     data = data_set(6, 5)
-    chosen = scope(data, Part.TEST, Part.TRAIN)
+    chosen = scope(data, Part.TEST, [Part.TRAIN])
     with Model(spec, WorkerSettings(device="cpu", decoders=1)) as model:
         found = evaluate(data, chosen, [model], BUILD, k=3)
         scores = model.embed(chosen.questions, classify=True).scores
@@ -165,7 +165,7 @@ def test_pictures_that_cannot_be_seen_are_counted_once(models: list[Model], tmp_
     bad = Labelled(broken, "dot", Part.TRAIN)
     boxed = Labelled(broken, "dot", Part.TEST, box=Box(0, 0, 4, 4))
     data = DataSet([*whole.pictures, bad, boxed], KINDS, whole.problems)
-    found = evaluate(data, scope(data, Part.TEST, Part.TRAIN), models, BUILD, k=2)
+    found = evaluate(data, scope(data, Part.TEST, [Part.TRAIN]), models, BUILD, k=2)
     assert (len(found.scope.questions), len(found.scope.gallery)) == (6, 12)
     assert found.models[0].near.shape == (6, 2)
     assert sum(data.problems.counts.values()) == 2
@@ -177,4 +177,4 @@ def test_a_gallery_smaller_than_what_is_asked_for(models: list[Model]) -> None:
     with pytest.raises(
         TrainingDataError, match="a gallery of 6 pictures and 6 questions are too few"
     ):
-        evaluate(data, scope(data, Part.TEST, Part.TRAIN), models[:1], BUILD, k=6)
+        evaluate(data, scope(data, Part.TEST, [Part.TRAIN]), models[:1], BUILD, k=6)

@@ -12,7 +12,7 @@ from worker.training.labelled import Part
 
 
 def test_two_parts() -> None:
-    chosen = scope(data_set(4, 2), Part.TEST, Part.TRAIN)
+    chosen = scope(data_set(4, 2), Part.TEST, [Part.TRAIN])
     assert (len(chosen.questions), len(chosen.gallery)) == (6, 12)
     assert not chosen.same
     assert chosen.selves is None
@@ -24,7 +24,7 @@ def test_two_parts() -> None:
 
 
 def test_one_part_asked_about_itself() -> None:
-    chosen = scope(data_set(4, 2), Part.TRAIN, Part.TRAIN, limit=5)
+    chosen = scope(data_set(4, 2), Part.TRAIN, [Part.TRAIN], limit=5)
     assert chosen.questions is chosen.gallery
     assert chosen.selves is not None
     assert chosen.selves.tolist() == [0, 1, 2, 3, 4]
@@ -34,15 +34,15 @@ def test_one_part_asked_about_itself() -> None:
 
 def test_a_limit_chooses_the_same_pictures_each_time_and_of_every_kind() -> None:
     data = data_set(100, 2)
-    chosen = [scope(data, Part.TEST, Part.TRAIN, limit=30) for _ in range(2)]
+    chosen = [scope(data, Part.TEST, [Part.TRAIN], limit=30) for _ in range(2)]
     assert len(chosen[0].gallery) == 30
     assert list(chosen[0].gallery) == list(chosen[1].gallery)
     assert {each.category for each in chosen[0].gallery} == {*KINDS}
 
 
 def test_products_are_numbered_over_both_parts() -> None:
-    assert scope(data_set(2, 2), Part.TEST, Part.TRAIN).by_product() is None
-    chosen = scope(data_set(4, 2, products=True), Part.TEST, Part.TRAIN)
+    assert scope(data_set(2, 2), Part.TEST, [Part.TRAIN]).by_product() is None
+    chosen = scope(data_set(4, 2, products=True), Part.TEST, [Part.TRAIN])
     found = chosen.by_product()
     assert found is not None
     assert found[0].tolist() == [0, 0, 2, 2, 4, 4]
@@ -50,7 +50,7 @@ def test_products_are_numbered_over_both_parts() -> None:
 
 
 def test_only_what_is_marked_is_left() -> None:
-    chosen = scope(data_set(4, 2), Part.TEST, Part.TRAIN)
+    chosen = scope(data_set(4, 2), Part.TEST, [Part.TRAIN])
     asked, there = np.ones(6, np.bool_), np.arange(12) > 3
     left = chosen.only(asked, there)
     assert (len(left.questions), len(left.gallery)) == (6, 8)
@@ -59,4 +59,12 @@ def test_only_what_is_marked_is_left() -> None:
 
 def test_a_part_without_pictures() -> None:
     with pytest.raises(TrainingDataError, match="the part 'val' has no pictures: choose others"):
-        scope(data_set(4, 2), Part.VALIDATION, Part.TRAIN)
+        scope(data_set(4, 2), Part.VALIDATION, [Part.TRAIN])
+
+
+def test_several_parts_are_one_gallery() -> None:
+    data = data_set(4, 2)
+    chosen = scope(data, Part.TEST, [Part.TRAIN, Part.TRAIN])
+    assert (chosen.of, len(chosen.gallery)) == ((Part.TRAIN,), 12)
+    with pytest.raises(TrainingDataError, match="can be asked about itself alone"):
+        scope(data, Part.TEST, [Part.TRAIN, Part.TEST])

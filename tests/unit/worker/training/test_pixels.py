@@ -87,6 +87,6 @@ def test_another_size_is_decoded_anew(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixels.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
     with pytest.raises(TrainingDataError, match="choose a smaller --size"):
         prepare(data(tmp_path), tmp_path)
