@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -33,6 +33,7 @@ from worker.errors import DeviceFailed
 from worker.images.errors import ImageError
 from worker.images.fetch import Picture
 from worker.ingest import new
+from worker.jobs import MAX_DEATHS
 from worker.lease import Lease, LeaseHeld
 from worker.preparing import NO_VECTOR, Vectors
 from worker.serving import Loaded, Serving
@@ -47,7 +48,7 @@ EVERY = 1.0
 TROUBLE = 15.0
 """Seconds of rest after the network or the database failed."""
 LEASE_TTL = 20.0
-"""Seconds after which the part of a process that died is taken by another."""
+"""Seconds after which the part of a process that died is taken by another, and what it was at tried again."""
 LONGEST_WAIT = 1.0
 """Seconds that a chunk waits for new pictures: in a flood they do not end, and it should go on all the same."""
 MAX_ATTEMPTS = 5
@@ -68,6 +69,7 @@ class Cause(StrEnum):
     SENT_AS_BYTES = "sent_as_bytes"
 
 
+KILLED = "a worker ended while it embedded this picture"
 OTHER_BYTES = "there are other bytes at {} now: `lookalike add` takes those"
 SENT_AS_BYTES = (
     "its bytes came with the message and are not kept: `lookalike sync`, or `add`, sends them again"
@@ -173,8 +175,11 @@ class Backfill:
         return not find(b"") or self._part(loaded, f"{shard:x}", find)
 
     def _due(self, pk: int) -> list[bytes]:
+        """What is to be tried again; alone, if a worker has died with it."""
+        now = datetime.now(UTC)
         with self.database.reading() as session:
-            return backfill.due(session, pk, datetime.now(UTC), CHUNK)
+            alone = backfill.due(session, pk, now, 1, reason=Reason.WORKER_FAILED)
+            return alone or backfill.due(session, pk, now, CHUNK)
 
     def _changed(self, pk: int, since: int) -> list[bytes]:
         with self.database.reading() as session:
@@ -221,11 +226,40 @@ class Backfill:
     # -- a chunk ----------------------------------------------------------------------------------
 
     def _embed(self, loaded: Loaded, digests: Sequence[bytes]) -> None:
+        begun = self._begin(loaded.model, digests)
+        try:
+            self._embed_begun(loaded, begun)
+        except Exception:  # no picture is to blame for a device or a database
+            self._withdraw(loaded.model, begun)
+            raise
+
+    def _begin(self, model: ModelVersion, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """Note how often they are tried by now: what ends this process is tried alone the next time."""
+        begun: dict[bytes, int] = {}
+        again_at = datetime.now(UTC) + timedelta(seconds=LEASE_TTL)
+        with self.database.writing() as session:
+            tried = backfill.tried(session, model.pk, digests)
+            notes = []
+            for digest in digests:
+                reason, attempts = tried.get(digest, ("", 0))
+                deadly = reason == Reason.WORKER_FAILED and attempts >= MAX_DEATHS
+                if not deadly:
+                    begun[digest] = attempts = attempts + 1
+                again = None if deadly else again_at
+                notes.append(Failure(digest, Reason.WORKER_FAILED, KILLED, attempts, again))
+            backfill.note(session, model.pk, notes)
+        return begun
+
+    def _withdraw(self, model: ModelVersion, begun: Collection[bytes]) -> None:
+        with self.database.writing() as session:
+            backfill.forget(session, model.pk, begun)
+
+    def _embed_begun(self, loaded: Loaded, begun: dict[bytes, int]) -> None:
         with self.database.reading() as session:
-            sources = backfill.sources(session, digests)
+            sources = backfill.sources(session, list(begun))
         troubles: dict[bytes, _Trouble] = {}
         data: dict[bytes, bytes] = {}
-        wanted = [digest for digest in digests if digest in sources]
+        wanted = [digest for digest in begun if digest in sources]
         results = self.executor.map(lambda each: self._had(each, sources[each]), wanted)
         for digest, result in zip(wanted, results, strict=True):
             if isinstance(result, _Trouble):
@@ -233,7 +267,8 @@ class Backfill:
             else:
                 data[digest] = result
         vectors = _vectors(loaded, data, troubles)
-        self._commit(loaded.model, digests, vectors, troubles)
+        failures = [_failure(each, begun[each], troubles[each]) for each in troubles]
+        self._commit(loaded.model, begun, vectors, failures)
 
     def _had(self, digest: bytes, sources: Sequence[str]) -> bytes | _Trouble:
         """The bytes of this digest, from the first source that still has them."""
@@ -262,9 +297,9 @@ class Backfill:
     def _commit(
         self,
         model: ModelVersion,
-        digests: Sequence[bytes],
+        begun: Collection[bytes],
         vectors: Vectors,
-        troubles: dict[bytes, _Trouble],
+        failures: Sequence[Failure],
     ) -> None:
         with self.database.writing() as session:
             catalogue.add_embeddings(session, model.pk, new(vectors))
@@ -274,21 +309,17 @@ class Backfill:
             serving = models.serving(session)
             if not _is_among(model, serving):
                 raise _Over
-            failures = list(self._failures(troubles, backfill.attempts(session, model.pk, digests)))
-            backfill.forget(session, model.pk, digests)
+            backfill.forget(session, model.pk, begun)
             backfill.note(session, model.pk, failures)
             if serving.active is not None and serving.active.pk == model.pk:
                 catalogue.reveal(session, vectors.keys())
 
-    def _failures(
-        self, troubles: dict[bytes, _Trouble], attempts: dict[bytes, int]
-    ) -> Iterator[Failure]:
-        for digest, trouble in troubles.items():
-            tried = attempts.get(digest, 0) + 1
-            again = trouble.transient and tried < MAX_ATTEMPTS
-            pause = timedelta(seconds=FIRST_PAUSE * 2 ** (tried - 1))
-            again_at = datetime.now(UTC) + pause if again else None
-            yield Failure(digest, trouble.reason, trouble.detail, tried, again_at)
+
+def _failure(digest: bytes, tried: int, trouble: _Trouble) -> Failure:
+    again = trouble.transient and tried < MAX_ATTEMPTS
+    pause = timedelta(seconds=FIRST_PAUSE * 2 ** (tried - 1))
+    again_at = datetime.now(UTC) + pause if again else None
+    return Failure(digest, trouble.reason, trouble.detail, tried, again_at)
 
 
 def _is_among(model: ModelVersion, serving: models.Serving) -> bool:

@@ -66,12 +66,17 @@ def missing_since(
     return _digests(session, model_version_pk, parts, limit)
 
 
-def due(session: Session, model_version_pk: int, now: datetime, limit: int) -> list[bytes]:
-    """Bytes that failed before and are to be tried again."""
-    tried = select(BackfillFailure.content_sha256).where(
-        BackfillFailure.model_version_pk == model_version_pk, BackfillFailure.again_at <= now
+def due(
+    session: Session, model_version_pk: int, now: datetime, limit: int, *, reason: str | None = None
+) -> list[bytes]:
+    """Bytes that failed before, for this reason or any, and are to be tried again."""
+    table = BackfillFailure
+    tried = select(table.content_sha256).where(
+        table.model_version_pk == model_version_pk, table.again_at <= now
     )
-    return list(session.execute(tried.limit(limit)).scalars())
+    if reason is not None:
+        tried = tried.where(table.reason == reason)
+    return list(session.execute(tried.order_by(table.content_sha256).limit(limit)).scalars())
 
 
 def sources(session: Session, digests: Sequence[bytes]) -> dict[bytes, list[str]]:
@@ -118,14 +123,15 @@ def progress(session: Session, model_version_pk: int) -> Progress:
     )
 
 
-def attempts(
+def tried(
     session: Session, model_version_pk: int, digests: Collection[bytes]
-) -> dict[bytes, int]:
-    """How often the bytes among these that failed were tried."""
-    statement = select(BackfillFailure.content_sha256, BackfillFailure.attempts).where(
+) -> dict[bytes, tuple[str, int]]:
+    """Of the bytes among these that failed: why at last, and how often they were tried."""
+    table = BackfillFailure
+    statement = select(table.content_sha256, table.reason, table.attempts).where(
         *_of(model_version_pk, digests)
     )
-    return {row[0]: row[1] for row in session.execute(statement)}
+    return {row[0]: (row[1], row[2]) for row in session.execute(statement)}
 
 
 def given_up(session: Session, model_version_pk: int, digests: Collection[bytes]) -> set[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
@@ -24,7 +25,7 @@ from tests.unit.worker.index.factories import QUICK, Shop, build
 from worker import rollout
 from worker.backfill import Backfill
 from worker.embedding import library
-from worker.errors import RolloutRefused
+from worker.errors import DeviceFailed, RolloutRefused
 from worker.images.decode import Decoded
 from worker.index.rebuild import rebuild
 from worker.serving import Serving
@@ -185,6 +186,15 @@ def _check_backfilled(world: World) -> list[str]:
     return problems if revision == 1 else [*problems, f"lookups were told {revision} changes"]
 
 
+def _failing(world: World) -> None:
+    """The device fails in the middle."""
+    with (
+        patch.object(_Network, "embed", side_effect=DeviceFailed("it is broken")),
+        suppress(DeviceFailed),
+    ):
+        _backfill(world)
+
+
 # -- giving up ------------------------------------------------------------------------------------
 
 
@@ -238,5 +248,13 @@ ROLLOUT: tuple[Episode, ...] = (
         only="rebuild.publish",
     ),
     Episode("backfill", _pictured, _backfill, _backfilled, _check_backfilled, only="backfill"),
+    Episode(
+        "backfill fails",
+        _pictured,
+        _failing,
+        _backfilled,
+        _check_backfilled,
+        only="backfill.Backfill._withdraw",
+    ),
     Episode("retire", _rolled_out, _retire, _retired, _check_retired, only="rollout"),
 )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy import update
 
 from db.models import BackfillFailure
 from db.queries import backfill, catalogue, models, revisions
 from db.queries.catalogue import ProductRemoval
 from db.session import Database
-from tests.integration.two_models import NEW, OLD, Network, TwoModels, as_embedder
+from tests.integration.two_models import NEW, OLD, Network, TwoModels, as_embedder, vector_of
 from worker import backfill as worker
 from worker.errors import DeviceFailed
 from worker.lease import Lease
@@ -158,6 +162,47 @@ def test_it_is_not_tried_for_ever(two: TwoModels) -> None:
         process.work()
         let_time_pass(two.database)
     assert two.failures() == {"/slow": ("fetch_timeout", worker.MAX_ATTEMPTS, True)}
+
+
+def test_a_picture_that_ends_its_worker_is_given_up_at_the_third_death(two: TwoModels) -> None:
+    for name in ("a", "deadly", "b"):
+        two.add(name)
+    two.begin()
+    deaths: list[tuple[bytes, ...]] = []
+
+    class Deadly(Network):
+        """What it does to the process cannot be caught."""
+
+        def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            data = tuple(self._pictures.values())
+            self._pictures = {}
+            if b"/deadly" in data:
+                deaths.append(data)
+                raise KeyboardInterrupt
+            return np.stack([vector_of(each, NEW) for each in data])
+
+    for _ in range(6):
+        serving = two.serving()
+        serving._loaded[two.new.pk].embedder = as_embedder(Deadly(NEW))
+        process = worker.Backfill(two.database, serving, two.fetch, ThreadPoolExecutor(2))
+        with contextlib.suppress(KeyboardInterrupt):
+            process.work()
+        let_time_pass(two.database)
+    assert len(deaths) == 3
+    assert deaths[1:] == [(b"/deadly",)] * 2, "alone, so that no other picture shares its fate"
+    assert two.failures() == {"/deadly": ("worker_failed", 3, True)}
+    assert two.embedded() == {"a", "b"}
+
+
+def test_no_picture_is_blamed_for_a_device(two: TwoModels) -> None:
+    two.add("a")
+    two.begin()
+    serving = two.serving()
+    serving._loaded[two.new.pk].embedder = as_embedder(Network(NEW, lambda: True))
+    process = worker.Backfill(two.database, serving, two.fetch, ThreadPoolExecutor(2))
+    with pytest.raises(DeviceFailed):
+        process.work()
+    assert two.failures() == {}
 
 
 def test_activating_again_gives_another_chance(two: TwoModels) -> None:
