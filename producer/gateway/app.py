@@ -55,9 +55,7 @@ Version = Annotated[
     int | None,
     Query(ge=0, lt=2**63, description="Orders the changes of a product: the greatest wins."),
 ]
-Id = Annotated[
-    str, Path(min_length=1, max_length=64, examples=["0197a1b2-c3d4-7e5f-8a6b-9c0d1e2f3a4b"])
-]
+Id = Annotated[str, Path(examples=["0197a1b2-c3d4-7e5f-8a6b-9c0d1e2f3a4b"])]
 
 
 def application(gateway: Gateway) -> FastAPI:

@@ -50,9 +50,9 @@ def ask(shop: Producer, body: Body) -> dict[str, Any]:
         return {"id": asked.id}
     question = body.read(PicturedQuestion if body.multipart else Question)
     lookup = shop.find_similar(
-        _several(question.product_id),
+        question.product_id,
         image=_pictures(question.image, body, PICTURE),
-        disliked=_several(question.disliked) or (),
+        disliked=question.disliked or (),
         disliked_image=_pictures(question.disliked_image, body, DISLIKED),
         limit=question.limit,
         where=question.where,
@@ -92,7 +92,7 @@ def _only(body: Body, part: str, number: int) -> bytes:
     return found[0]
 
 
-def _pictures(named: str | list[str] | None, body: Body, part: str) -> list[PictureSource]:
+def _pictures(named: list[str] | None, body: Body, part: str) -> list[PictureSource]:
     """The pictures that are named in the document, and those that the form brings."""
     if part == PICTURE:
         _no_texts(body, LOOKUP, (PICTURE, DISLIKED))
@@ -101,16 +101,12 @@ def _pictures(named: str | list[str] | None, body: Body, part: str) -> list[Pict
     texts: Sequence[str] = body.texts.get(part, ())
     if bad := [each for each in texts if "://" not in each]:
         raise _invalid(f"{part}: {bad[0][:60]!r} is no address: send a file, or an address")
-    return [*(_several(named) or ()), *texts, *body.pictures(part)]
+    return [*(named or ()), *texts, *body.pictures(part)]
 
 
 def _no_texts(body: Body, document: str, allowed: Sequence[str]) -> None:
     if unknown := set(body.texts) - set(allowed):
         raise _invalid(f"there is no field {min(unknown)!r}: put it into the JSON of {document!r}")
-
-
-def _several(value: str | list[str] | None) -> list[str] | None:
-    return [value] if isinstance(value, str) else value
 
 
 def _options(picked: Batch | Taste) -> Options:

@@ -94,6 +94,12 @@ _RETRY = {
     }
 }
 _LOCATION = {"Location": {"description": "Where to ask.", "schema": {"type": "string"}}}
+_EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("event", "id", "data")},
+    "required": ["event", "data"],
+}
+"""Each event of a stream; its data is a document as JSON."""
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -218,7 +224,7 @@ def lookup() -> Responses:
 def events() -> Responses:
     """Responses of a stream of events."""
     shown = (event("queued", _QUEUED) + event("done", _DONE)).decode()
-    content = {"text/event-stream": {"schema": {"type": "string"}, "example": shown}}
+    content = {"text/event-stream": {"schema": _EVENT, "example": shown}}
     return {
         200: {
             "description": "An event for each state, the last with the reply.",
@@ -274,8 +280,7 @@ def _form(said: str, fields: dict[str, Any], files: Sequence[str]) -> dict[str, 
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     if said:
         schema["required"] = list(properties)
-    else:
-        schema["additionalProperties"] = False
+    schema["additionalProperties"] = one if said else False
     encoding = {name: {"contentType": "application/json"} for name in fields}
     return {"schema": schema, "encoding": encoding}
 

@@ -9,19 +9,30 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 from producer.messages import (
+    MAX_AT_MOST,
     MAX_ATTRIBUTES,
     MAX_BATCH,
+    MAX_CHOICES,
+    MAX_CONDITIONS,
     MAX_PICTURES,
     MAX_TASTE,
-    AtMost,
     Attributes,
     Category,
-    ImageName,
     Limit,
     ProductId,
+    Range,
     Where,
 )
 
@@ -32,22 +43,79 @@ UPLOAD = "upload:"
 PICTURE = "image"
 """The part that a product's picture is in, if it names none."""
 
-_SCALAR: dict[str, Any] = {"type": ["string", "number", "boolean"]}
+_TEXT: dict[str, Any] = {"type": "string", "pattern": "^[^\\u0000]*$"}
+_NAME: dict[str, Any] = _TEXT | {"minLength": 1, "maxLength": 255}
+_SCALAR: dict[str, Any] = {"anyOf": [_TEXT, {"type": "number"}, {"type": "boolean"}]}
+_BOUND: dict[str, Any] = {"type": "number"}
+_RANGE: dict[str, Any] = {
+    "type": "object",
+    "properties": dict.fromkeys(Range.model_fields, _BOUND),
+    "additionalProperties": False,
+    "minProperties": 1,
+}
+
+
+def _choices(one: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_CHOICES}
+
+
+def _whole(value: object) -> object:
+    """A whole number in whichever spelling: to JSON, 5.0 is one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _bounded(where: dict[str, Any]) -> dict[str, Any]:
+    for key, condition in where.items():
+        if (
+            isinstance(condition, Range)
+            and None in condition.model_dump(exclude_unset=True).values()
+        ):
+            raise ValueError(f"a bound of {key!r} must be a number: leave it out")
+    return where
+
+
 Address = Annotated[
     str,
-    StringConstraints(min_length=8, max_length=4096, pattern=r"^(https?|s3|gs)://[^/?#\s]+[/?#]?"),
+    StringConstraints(
+        min_length=8,
+        max_length=4096,
+        pattern=r"^(https?://([^/?#@:\[\]\\\x00-\x20]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?#]|$)"
+        r"|(s3|gs)://[^/?#\\\x00-\x20]+/[^/?#\x00-\x20])",
+    ),
 ]
 """An address that workers fetch from, as far as LOOKALIKE_IMAGE_HOSTS and LOOKALIKE_IMAGE_BUCKETS allow."""
 Upload = Annotated[str, StringConstraints(min_length=8, max_length=255, pattern=r"^upload:.+$")]
+Id = Annotated[ProductId, WithJsonSchema(_NAME)]
+Text = Annotated[Category, WithJsonSchema(_NAME)]
+_Version = Annotated[int, Field(ge=0, lt=2**63)]
+Version = Annotated[_Version, BeforeValidator(_whole, json_schema_input_type=_Version)]
+Count = Annotated[Limit, BeforeValidator(_whole, json_schema_input_type=Limit)]
 Values = Annotated[
     Attributes,
     WithJsonSchema(
         {
             "type": "object",
             "maxProperties": MAX_ATTRIBUTES,
+            "propertyNames": _TEXT,
             "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]},
         }
     ),
+]
+Conditions = Annotated[
+    Where,
+    AfterValidator(_bounded),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": MAX_CONDITIONS,
+            "propertyNames": _NAME,
+            "properties": {"category": {"anyOf": [_TEXT, _choices(_TEXT)]}},
+            "additionalProperties": {"anyOf": [_SCALAR, _choices(_SCALAR), _RANGE]},
+        }
+    ),
+]
+AtMost = Annotated[
+    dict[Id, Count], Field(max_length=MAX_AT_MOST, json_schema_extra={"propertyNames": _NAME})
 ]
 
 
@@ -67,14 +135,14 @@ class Document(BaseModel):
 
 
 class _Described(Document):
-    product_id: ProductId
+    product_id: Id
     """The shop's own id."""
-    name: ImageName = "main"
+    name: Text = "main"
     """Name of the picture: a product's other pictures have other names."""
-    category: Category | None = None
+    category: Text | None = None
     attributes: Values = Field(default_factory=dict)
     """What to filter by: strings, numbers, booleans, or lists of them."""
-    version: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    version: Version | None = None
     """Orders the changes of a product, the greatest wins; the time of the request if not given."""
 
 
@@ -93,9 +161,9 @@ class PicturedProduct(_Described):
 
 
 class _Picked(Document):
-    limit: Limit = 10
+    limit: Count = 10
     """How many matches."""
-    where: Where = Field(default_factory=dict)
+    where: Conditions = Field(default_factory=dict)
     """Conditions on category and attributes: a value, a list any of which may hold, or a range."""
     min_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Least cosine between the question's vector and a match's."""
@@ -107,20 +175,29 @@ class _Picked(Document):
     """Weight of being unlike the matches before."""
 
 
-_Ids = Annotated[list[ProductId], Field(min_length=1, max_length=MAX_TASTE)]
+def _listed(value: object) -> object:
+    """One as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+_Ids = Annotated[list[Id], Field(min_length=1, max_length=MAX_TASTE)]
 _Addresses = Annotated[list[Address], Field(min_length=1, max_length=MAX_PICTURES)]
+_Products = Annotated[_Ids, BeforeValidator(_listed, json_schema_input_type=Id | _Ids)]
+_Pictures = Annotated[
+    _Addresses, BeforeValidator(_listed, json_schema_input_type=Address | _Addresses)
+]
 
 
 class Taste(_Picked):
     """What a question is about, besides the pictures that a form brings."""
 
-    product_id: ProductId | _Ids | None = None
+    product_id: _Products | None = None
     """A product to look like, or several together."""
-    image: Address | _Addresses | None = None
+    image: _Pictures | None = None
     """A picture to look like, or several together."""
-    disliked: ProductId | _Ids | None = None
+    disliked: _Products | None = None
     """Products to look unlike."""
-    disliked_image: Address | _Addresses | None = None
+    disliked_image: _Pictures | None = None
     """Pictures to look unlike."""
 
 
@@ -144,7 +221,7 @@ class PicturedQuestion(Taste):
 class Batch(_Picked):
     """What looks like each of these products, by itself? Answered from one view of the index."""
 
-    product_ids: Annotated[list[ProductId], Field(min_length=1, max_length=MAX_BATCH)]
+    product_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_BATCH)]
 
 
 # -- answers --------------------------------------------------------------------------------------

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 HEADER = "Idempotency-Key"
 PENDING_FOR = 60.0
 """Seconds after which a request that never ended, because the gateway did, may be sent again."""
+# In one step, so that of two requests with a key one is the first; an empty mark is one that was given back.
+_TAKE = """
+local found = redis.call('GET', KEYS[1])
+if found and found ~= '' then
+    return found
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return false
+"""
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -53,28 +62,28 @@ class Once:
         If `work` fails nothing is remembered. Raises Refused if another request had the key, or has not ended.
         """
         pending = json.dumps({"said": mark.digest})
-        began = self._redis.set(mark.place, pending, nx=True, px=_ms(PENDING_FOR))
-        if not began:
-            return self._before(mark)
+        taken = self._redis.eval(_TAKE, 1, mark.place, pending, str(_ms(PENDING_FOR)))
+        before = cast("bytes | None", taken)
+        if before is not None:
+            return _made_before(mark, before)
         try:
             made = work()
         except BaseException:
-            # The shortest life there is: a shop's user of Redis may not delete.
-            self._redis.set(mark.place, pending, xx=True, px=1)
+            self._redis.set(mark.place, b"", px=1)  # a shop's user of Redis may not delete
             raise
         self._redis.set(mark.place, json.dumps({"said": mark.digest, "made": made}), px=_ms(ttl))
         return made
 
-    def _before(self, mark: Mark) -> dict[str, Any]:
-        raw = cast("bytes | None", self._redis.get(mark.place))
-        found = {"said": mark.digest} if raw is None else json.loads(raw)
-        if found["said"] != mark.digest:
-            raise refuse(
-                Refusal.KEY_REUSED, f"Another request needs another {HEADER}, this one its own."
-            )
-        if "made" not in found:
-            raise refuse(Refusal.KEY_IN_USE, "Send it again in a moment, with the same key.")
-        return cast("dict[str, Any]", found["made"])
+
+def _made_before(mark: Mark, raw: bytes) -> dict[str, Any]:
+    found = json.loads(raw)
+    if found["said"] != mark.digest:
+        raise refuse(
+            Refusal.KEY_REUSED, f"Another request needs another {HEADER}, this one its own."
+        )
+    if "made" not in found:
+        raise refuse(Refusal.KEY_IN_USE, "Send it again in a moment, with the same key.")
+    return cast("dict[str, Any]", found["made"])
 
 
 def _ms(seconds: float) -> int:
