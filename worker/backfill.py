@@ -2,7 +2,7 @@
 
 That is the incoming model, and the active one for what it missed. What is left to do is in SQL itself, so it
 resumes after whatever interrupted it. Pictures are read from where they once came, and other bytes there are not
-taken. taken. It steps aside for chunks of new pictures, and works a quarter of the time only while somebody asks.
+taken. It steps aside for chunks of new pictures, and works a sixth of the time only while somebody asks.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ FIRST_PAUSE = 4.0
 """Seconds until bytes that could not be had are tried again; doubled each time."""
 MAX_SOURCES = 4
 """Places that are tried for the same bytes."""
-RESTS = 3.0
+RESTS = 5.0
 """How many times as long as it worked it rests while somebody asks: more than one lookup in twenty, which would be
 slower for it otherwise, must not notice."""
 _LATE = "late"

@@ -52,6 +52,8 @@ class _Asked:
     milliseconds: float
     reply: Reply | None
     error: str | None
+    at: float
+    """When it was asked, on the monotonic clock."""
 
 
 @dataclass
@@ -98,7 +100,7 @@ class _Load:
                 except Exception as failure:  # whatever it is, it is an error that the shop sees
                     error = f"{type(failure).__name__}: {failure}"
                 took = 1000 * (time.perf_counter() - began)
-                self.asked.append(_Asked(phase, kind, id_, took, reply, error))
+                self.asked.append(_Asked(phase, kind, id_, took, reply, error, began))
 
 
 def show(scale: Scale, folder: Path) -> Shown:

@@ -7,6 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
 
+import pytest
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+
+from db.models import ModelVersion
 from db.queries import catalogue, generations, leases, models
 from db.queries.generations import LEASE, NewGeneration, Pointer
 from db.session import Database
@@ -239,6 +244,36 @@ def test_the_first_model_is_active_and_a_second_one_is_not(database: Database) -
         assert models.by_digest(session, "f" * 64) is None
         head = catalogue.head(session)
         assert (head.model_version_pk, head.model_digest) == (first.pk, first.digest)
+
+
+def test_a_generation_of_the_incoming_model_makes_it_the_active_one(database: Database) -> None:
+    first, second = model(database), model(database, "e" * 64)
+    token, build = take(database), generation(database)
+    theirs = replace(build, model_version_pk=second.pk)
+    assert not publish(database, theirs, token), "it is neither active nor incoming"
+    with database.writing() as session:
+        models.begin_rollout(session, second.pk, without_missing=False)
+    assert publish(database, theirs, token)
+    with database.reading() as session:
+        serving = models.serving(session)
+        found = generations.current(session)
+    assert (serving.active, serving.incoming) == (second, None)
+    assert found is not None
+    assert found.model_digest == second.digest
+    late = replace(build, number=2, model_version_pk=first.pk)
+    assert not publish(database, late, token, 1), "the model of a late builder is active no more"
+
+
+def test_two_models_are_never_on_their_way_at_once(database: Database) -> None:
+    model(database)
+    first, second = model(database, "e" * 64), model(database, "f" * 64)
+    with database.writing() as session:
+        models.begin_rollout(session, first.pk, without_missing=True)
+        models.begin_rollout(session, second.pk, without_missing=False)
+        serving = models.serving(session)
+    assert (serving.incoming, serving.without_missing) == (second, False)
+    with pytest.raises(IntegrityError), database.writing() as session:
+        session.execute(update(ModelVersion).values(incoming=True))
 
 
 def test_workers_that_start_together_agree_on_the_active_model(database: Database) -> None:

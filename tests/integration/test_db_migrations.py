@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 import migrations
 from db.base import Base
 from db.errors import SchemaOutdated
-from db.queries import catalogue, generations
+from db.queries import catalogue, generations, models
 from db.queries.generations import Pointer
 from db.session import Database
 from migrations import check_schema, current, downgrade, head, upgrade
@@ -92,6 +92,14 @@ def test_what_the_first_schema_holds_outlives_every_migration(databases: Databas
                 assert catalogue.live_images(session, ["sku"])["sku"].image_pks == (2,)
                 names = {each["name"] for each in _indexes(session, "product")}
                 assert "ix_product_revision" in names
+                assert "ix_image_content_sha256" in {
+                    each["name"] for each in _indexes(session, "image")
+                }
+                serving = models.serving(session)
+                assert serving.active is not None
+                assert (serving.active.digest, serving.incoming) == ("d", None)
+                (known,) = models.listed(session)
+                assert (known.retired_at, known.comparison, known.model.source) == (None,) * 3
             downgrade(database, "0001")
             with database.reading() as session:
                 names = {each["name"] for each in _indexes(session, "product")}

@@ -17,7 +17,7 @@ from db.session import Database
 from tests.integration.test_worker_cli import Terminal
 from tests.services import DatabaseFactory, start_valkey
 from tests.unit.worker.index.factories import Shop, build
-from worker import startup
+from worker import rollout, startup
 from worker.errors import StartError
 from worker.index.rollback import rollback
 from worker.roles import Role
@@ -180,6 +180,20 @@ def test_a_model_that_is_not_the_catalogues(site: Site) -> None:
     assert "LOOKALIKE_MODEL" in site.finding("model").message
     unknown = site.with_(model="no-such-network").finding("model")
     assert unknown.severity is Severity.FATAL
+
+
+def test_the_catalogue_says_which_model_serves(site: Site) -> None:
+    first, second = "efficientnet-lite0:64", "efficientnet-lite0:96"
+    rollout.add(site.database, site.settings.data_dir, first)
+    assert site.finding("model").severity is Severity.FINE, "LOOKALIKE_MODEL is not set"
+    assert site.with_(model=first).finding("model").severity is Severity.FINE
+    unknown = site.with_(model=second).finding("model")
+    assert unknown.severity is Severity.FATAL
+    assert f"models add {second}" in unknown.message
+    rollout.add(site.database, site.settings.data_dir, second)
+    known = site.with_(model=second).finding("model")
+    assert known.severity is Severity.WARNING
+    assert f"the catalogue's active model, {first}" in known.message
 
 
 @pytest.mark.parametrize(
