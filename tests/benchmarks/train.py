@@ -15,7 +15,7 @@ from worker.demo.make_sample import SOURCE
 TITLE = "Fine-tuning on Fashion-MNIST, beside ImageNet's weights alone"
 MINUTES, TOP_1, PRECISION = 30.0, 0.92, 0.90
 ARCHITECTURE, SIDE = "efficientnet-lite0", 64
-RECIPE = ("--frozen-epochs", "1", "--epochs", "4", "--rate", "8e-3")
+RECIPE = ("--frozen-epochs", "1", "--epochs", "5", "--rate", "8e-3", "--augment", "mirror")
 QUICK = ("--frozen-epochs", "0", "--epochs", "1", "--limit", "128", "--batch-size", "32")
 
 

@@ -19,7 +19,7 @@ from worker.images.decode import Resize
 from worker.training import layouts
 from worker.training.history import Epoch
 from worker.training.labelled import DataSet, Part, Problem, Problems
-from worker.training.recipe import BASE_RATE, Precision, Recipe
+from worker.training.recipe import BASE_RATE, Augment, Precision, Recipe
 
 if TYPE_CHECKING:
     from worker.training.run import Plan, Trained, Watching
@@ -64,8 +64,8 @@ def train(  # noqa: PLR0917 - a command's options
         bool, typer.Option("--crop", help="Crop DeepFashion's pictures to the products' boxes.")
     ] = False,
     augment: Annotated[
-        bool, typer.Option(help="Flip, turn, zoom and light pictures at random.")
-    ] = True,
+        Augment, typer.Option(help="full: mirror, turn, zoom, warp and light pictures at random.")
+    ] = "full",
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Begin without ImageNet's weights.")
     ] = False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,12 @@ from worker.training.errors import TrainingDataError
 from worker.training.labelled import Part
 from worker.training.pixels import Pixels
 from worker.training.recipe import Recipe
+
+_AUGMENT: dict[str, Callable[[], list[Any]]] = {
+    "full": aug_transforms,
+    "mirror": partial(aug_transforms, max_rotate=0, max_zoom=1, max_lighting=0, max_warp=0),
+    "none": list,
+}
 
 
 @dataclass(frozen=True)
@@ -73,4 +81,4 @@ def loaders(pixels: Pixels, config: ModelConfig, recipe: Recipe, device: torch.d
 def _transforms(config: ModelConfig, recipe: Recipe, device: torch.device) -> list[Any]:
     on_gpu = device.type == "cuda"
     normalize = Normalize.from_stats(config.mean, config.std, cuda=on_gpu)
-    return [IntToFloatTensor(), *(aug_transforms() if recipe.augment else ()), normalize]
+    return [IntToFloatTensor(), *_AUGMENT[recipe.augment](), normalize]

@@ -10,6 +10,7 @@ from worker.images.decode import Resize
 
 BASE_RATE = 2e-3
 """fastai's own for `fine_tune`."""
+Augment = Literal["full", "mirror", "none"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -32,8 +33,8 @@ class Recipe(BaseModel):
     batch_size: Annotated[int, Field(ge=2)] = 64
     rate: Annotated[float, Field(gt=0)] = BASE_RATE
     """Highest learning rate of the head."""
-    augment: bool = True
-    """Whether pictures are flipped, turned, zoomed and lit at random."""
+    augment: Augment = "full"
+    """What is done to pictures at random: mirrored, turned, zoomed, warped and lit; mirrored only; nothing."""
     pretrained: bool = True
     """Whether to begin with ImageNet's weights."""
     precision: Precision = "auto"

@@ -49,11 +49,12 @@ def plan(out: Path, **changes: object) -> run.Plan:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["resnet18", "timm/resnet10t", "timm/vit_tiny_patch16_224"]
+    ("architecture", "augment"),
+    [("resnet18", "none"), ("timm/resnet10t", "mirror"), ("timm/vit_tiny_patch16_224", "full")],
 )
-def test_any_network_trains(architecture: str, tmp_path: Path) -> None:
+def test_any_network_trains(architecture: str, augment: str, tmp_path: Path) -> None:
     epochs: list[Epoch] = []
-    of = plan(tmp_path / "model", architecture=architecture)
+    of = plan(tmp_path / "model", architecture=architecture, augment=augment)
     run.begin(of)
 
     trained = run.train(of, run.Watching(on_epoch=epochs.append))
