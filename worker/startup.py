@@ -21,6 +21,7 @@ from db.queries import catalogue, generations, models, revisions
 from db.queries.generations import Generation
 from db.session import Database
 from migrations import check_schema
+from producer.gateway.settings import GatewaySettings
 from producer.transport import unavailable
 from worker import shelf
 from worker.embedding import library
@@ -101,7 +102,8 @@ def _found(
 
 def _variables(settings: WorkerSettings, *_: object) -> Finding:
     """A name that is nearly right does nothing, and nobody would know."""
-    known = {f"{_PREFIX}{name.upper()}" for name in type(settings).model_fields}
+    fields = {*type(settings).model_fields, *GatewaySettings.model_fields}
+    known = {f"{_PREFIX}{name.upper()}" for name in fields}
     given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
     unknown = sorted(name for name in given - known - _OURS if name.startswith(_PREFIX))
     if not unknown:

@@ -131,6 +131,8 @@ class Service:
     """Where the service's own server listens, when the settings name none."""
     children: list[Child] = field(default_factory=list)
     server: Child | None = None
+    gateway: Child | None = None
+    """The HTTP gateway, started when the workers are ready; nobody waits for it."""
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -166,6 +168,8 @@ class Service:
             self.children.append(child)
             child.start(environment)
         self._wait_ready(on_ready or (lambda _: None))
+        if self.gateway is not None and not self.stopping:
+            self.gateway.start(environment)
 
     def _start_server(self) -> None:
         url = self.embedded_url
@@ -225,8 +229,12 @@ class Service:
         environment = os.environ | self.settings.environment() | {PARENT: str(os.getpid())}
         while not self._stopping.wait(0.5):
             self._tend_server()
-            for child in self.children:
+            for child in self._processes:
                 child.tend(partial(child.start, environment))
+
+    @property
+    def _processes(self) -> list[Child]:
+        return [*self.children, *([] if self.gateway is None else [self.gateway])]
 
     def _tend_server(self) -> None:
         """Start it again when it died, and wait for nothing: workers find it when it is back."""
@@ -241,7 +249,7 @@ class Service:
     def stop_soon(self, *_: object) -> None:
         """Make `watch` return; at the second call have processes stop at once. Safe in a signal handler."""
         if self._stopping.is_set():
-            for child in self.children:
+            for child in self._processes:
                 if child.process is not None and child.process.returncode is None:
                     child.process.send_signal(signal.SIGTERM)
         self._stopping.set()
@@ -249,7 +257,7 @@ class Service:
     def stop(self) -> None:
         """Stop everything: the processes together, once they finished what they do, and the server last."""
         self._stopping.set()
-        running = [child.process for child in self.children if child.process is not None]
+        running = [child.process for child in self._processes if child.process is not None]
         _stop(running, self.settings.grace + LEAVING)
         if self.server is not None and self.server.process is not None:
             _stop([self.server.process], self.settings.grace)

@@ -26,6 +26,7 @@ from worker.cli.shell import (
     settings,
 )
 from worker.errors import StartError
+from worker.front import Front
 from worker.up import Service
 
 
@@ -33,17 +34,18 @@ def up() -> None:
     """Start the whole service on this machine, and stop all of it on Ctrl-C.
 
     With nothing set it brings its own Valkey server and a SQLite catalogue; LOOKALIKE_REDIS_URL and
-    LOOKALIKE_DATABASE_URL name others.
+    LOOKALIKE_DATABASE_URL name others. The HTTP gateway is started on loopback, where its packages are installed.
     """
     found = settings()
     log_to_stderr()
-    service = Service(found)
+    front = Front.of(found.data_dir / "logs")
+    service = Service(found, gateway=front.child)
     with _stop_on_signal(service.stop_soon):
         try:
             with console.status("Starting …"):
                 service.start(lambda name: console.print(f"  [green]✓[/] {name}"))
             if not service.stopping:
-                _show(service)
+                _show(service, front)
             service.watch()
         finally:
             console.print("Stopping …  (Ctrl-C again: at once)")
@@ -61,7 +63,7 @@ def _stop_on_signal(stop: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _show(service: Service) -> None:
+def _show(service: Service, front: Front) -> None:
     found = service.settings
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -74,6 +76,7 @@ def _show(service: Service) -> None:
     table.add_row("model", found.model)
     table.add_row("pictures from", ", ".join(str(root) for root in found.roots))
     table.add_row("and from hosts", ", ".join(found.image_hosts) or "none")
+    table.add_row("HTTP", front.shown)
     console.print(table)
     console.print("Ready. Try `lookalike status` in another terminal; Ctrl-C stops.")
 
