@@ -67,6 +67,10 @@ bench: $(PEERS) ## Run every benchmark; results in bench-out/
 bench-lookup: $(INSTALLED) ## Lookups: latency beside a bare task, and how many a second
 	$(BIN)/python -m tests.benchmarks.lookup
 
+.PHONY: bench-gateway
+bench-gateway: $(INSTALLED) ## Lookups over HTTP: what it adds, at a fixed rate, beside slow and huge requests
+	$(BIN)/python -m tests.benchmarks.gateway
+
 .PHONY: bench-ingest
 bench-ingest: $(INSTALLED) ## Pictures a second through the queue, beside the bare decode+model loop
 	$(BIN)/python -m tests.benchmarks.ingest

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from producer.client import Producer
+from producer.errors import InvalidRequest
 from producer.gateway import answers
 from producer.gateway.bodies import Body
 from producer.gateway.documents import (
@@ -70,7 +71,10 @@ def _rows(body: Body) -> Iterator[Row]:
             unused.discard(part)
             image = _only(body, part, number)
         row = Row(each.product_id, image, each.name, each.category, each.attributes, each.version)
-        row.item(0)
+        try:
+            row.item(0)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"product {number}: {error}") from None
         yield row
     if unused:
         raise _invalid(f"no product names the picture {min(unused)!r}: write {UPLOAD}{min(unused)}")

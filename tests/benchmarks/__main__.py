@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("lookup", "ingest", "decode", "index", "recipe", "train", "swap")
+BENCHMARKS = ("lookup", "gateway", "ingest", "decode", "index", "recipe", "train", "swap")
 
 if __name__ == "__main__":
     runs = [

@@ -19,6 +19,8 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 from typer.main import get_command
 
+from producer.errors import SettingsError
+from producer.gateway.settings import DEFAULT_PORT, GatewaySettings
 from worker import cli, valkey
 from worker.settings import WorkerSettings
 
@@ -78,6 +80,11 @@ def services() -> dict[str, Service]:
 def ours() -> dict[str, Service]:
     """The services that run our image."""
     return {name: each for name, each in services().items() if name not in SERVERS}
+
+
+def workers() -> dict[str, Service]:
+    """Those of them that are workers: the gateway wants neither a database nor the index."""
+    return {name: each for name, each in ours().items() if name != "gateway"}
 
 
 def commands() -> set[str]:
@@ -150,7 +157,7 @@ def test_each_profile_runs_each_process_once(profile: str) -> None:
 
 
 def test_every_command_exists() -> None:
-    for each in ours().values():
+    for each in workers().values():
         assert each["command"][0] in commands()
         if "healthcheck" in each:
             test = each["healthcheck"]["test"]
@@ -159,8 +166,22 @@ def test_every_command_exists() -> None:
             assert test[3] == each["command"][1]
 
 
+def test_the_gateway_listens_where_it_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = ours()["gateway"]
+    assert each["entrypoint"] == ["lookalike"]
+    assert each["command"] == ["serve", "--host", "0.0.0.0", "--port", str(DEFAULT_PORT)]
+    assert each["ports"] == [f"127.0.0.1:{DEFAULT_PORT}:{DEFAULT_PORT}"]
+    assert each["profiles"] == ["http"]
+    assert (each["volumes"], set(each["depends_on"])) == ([], {"redis"})
+    for name, value in each["environment"].items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match="LOOKALIKE_API_KEYS"):
+        GatewaySettings.with_options(each["command"][2])
+
+
 def test_every_variable_is_a_setting() -> None:
-    known = {f"LOOKALIKE_{name.upper()}" for name in WorkerSettings.model_fields}
+    fields = {*WorkerSettings.model_fields, *GatewaySettings.model_fields}
+    known = {f"LOOKALIKE_{name.upper()}" for name in fields}
     for each in ours().values():
         assert set(each["environment"]) <= known
     image = set(re.findall(r"\b(LOOKALIKE_\w+)=", (ROOT / "Dockerfile").read_text()))
@@ -193,7 +214,7 @@ def test_things_start_in_order() -> None:
             finished = how["condition"] == "service_completed_successfully"
             assert finished == (needed in ONE_SHOT)
             assert finished or "healthcheck" in everything[needed]
-    for name, each in ours().items():
+    for name, each in workers().items():
         if name not in ONE_SHOT:
             assert set(each["depends_on"]) == {"redis", "postgres", "migrate"}
 
@@ -216,7 +237,7 @@ def test_volumes_are_declared_and_used() -> None:
 
 
 def test_builders_and_searchers_share_the_index() -> None:
-    for each in ours().values():
+    for each in workers().values():
         assert f"data:{each['environment']['LOOKALIKE_DATA_DIR']}" in each["volumes"]
 
 
