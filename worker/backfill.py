@@ -172,7 +172,7 @@ class Backfill:
             with self.database.reading() as session:
                 return backfill.missing(session, pk, shard, after, CHUNK)
 
-        return not find(b"") or self._part(loaded, f"{shard:x}", find)
+        return self._part(loaded, f"{shard:x}", find)
 
     def _due(self, pk: int) -> list[bytes]:
         """What is to be tried again; alone, if a worker has died with it."""
@@ -188,8 +188,7 @@ class Backfill:
     def _part(self, loaded: Loaded, name: str, find: Callable[[bytes], list[bytes]]) -> bool:
         """Embed what `find` gives until that is nothing; False where another process is at it, or it was ended."""
         after = b""
-        first = find(after)
-        if not first:
+        if not find(after):  # most often: no lease is needed to see that
             return True
         try:
             with Lease(self.database, f"backfill-{loaded.model.pk}-{name}", ttl=LEASE_TTL) as lease:

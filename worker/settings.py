@@ -23,7 +23,8 @@ class WorkerSettings(ProducerSettings):
     """Index generations, logs, and, when embedded, the databases. All workers of a host share it."""
 
     model: str = Field("efficientnet-lite0:128", min_length=1)
-    """`efficientnet-lite0[:SIZE]`, `resnet152[:SIZE]` (and other ResNets), or a model directory."""
+    """What a catalogue without a model begins with: `efficientnet-lite0[:SIZE]`, `resnet152[:SIZE]` (and other
+    ResNets), or a model directory."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     model_threads: int = Field(0, ge=0)
     """CPU threads of the network; 0: one for each core."""
