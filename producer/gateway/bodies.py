@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import BinaryIO, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -74,13 +75,13 @@ class Body:
 
     def read(self, type_: type[D]) -> D:
         """The document as one of this type. Raises Refused."""
-        return cast("D", self._read(TypeAdapter(type_)))
+        return cast("D", self._read(_adapter(type_)))
 
     def read_many(self, type_: type[D], most: int) -> list[D]:
         """The document as one of this type, or a list of them. Raises Refused."""
         if self.document.lstrip()[:1] != b"[":
             return [self.read(type_)]
-        found = cast("list[D]", self._read(TypeAdapter(list[type_])))  # type: ignore[valid-type]
+        found = cast("list[D]", self._read(_adapter(list[type_])))  # type: ignore[valid-type]
         if not 1 <= len(found) <= most:
             raise _malformed(f"The list must have 1 to {most:,} elements, not {len(found):,}.")
         return found
@@ -98,6 +99,12 @@ class Body:
             if problem["type"] == "value_error":  # a rule that the schema cannot say
                 raise refuse(Refusal.INVALID_REQUEST, said) from None
             raise _malformed(said) from None
+
+
+@cache
+def _adapter(type_: type[object]) -> TypeAdapter[object]:
+    """Made once: it takes longer than reading a document with it."""
+    return TypeAdapter(type_)
 
 
 async def read(request: Request, limits: Limits, part: str) -> Body:

@@ -19,7 +19,7 @@ from tests.benchmarks.report import Report
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lookup", "ingest", "decode"])
+@pytest.mark.parametrize("name", ["lookup", "gateway", "ingest", "decode"])
 def test_a_quick_run_leaves_its_figures(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)

@@ -604,3 +604,22 @@ def test_the_page_needs_nothing_from_elsewhere(http: httpx.Client) -> None:
 def _only(redis: Redis, what: str) -> str:
     (key,) = redis.keys(f"lookalike:{what}:*")  # type: ignore[misc]
     return str(key.decode())
+
+
+def test_the_shops_user_of_redis_is_enough(tmp_path: Path) -> None:
+    server = start_valkey(folder=tmp_path)
+    users = (Path(__file__).parents[2] / "docs" / "redis-users.acl").read_text()
+    with Redis.from_url(server.url) as admin:
+        for line in users.replace("SHOP-PASSWORD", "shop-secret").splitlines():
+            if line.startswith("user lookalike-shop"):
+                admin.execute_command("ACL", "SETUSER", *line.split()[1:])
+        url = server.url.replace("redis://", "redis://lookalike-shop:shop-secret@")
+        worker = FakeWorker(admin, {"a": [match("b")]})
+        with worker.working(), gateway(url, tmp_path) as running, running.client() as http:
+            for _ in range(2):
+                headers = {"Idempotency-Key": "k"}
+                said = http.post("/lookups?wait=20", json={"product_id": "a"}, headers=headers)
+                assert (said.status_code, said.json()["state"]) == (200, "done")
+            added = http.post("/products", json={"product_id": "x", "image": PICTURE})
+            assert ended(http, added.headers["location"])["applied"] == 1
+    server.stop()

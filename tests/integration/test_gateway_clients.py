@@ -24,7 +24,7 @@ SCHEMATHESIS = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "404", "409", "410", "422"]
 """
-EXAMPLES = 30
+EXAMPLES = 20
 
 
 @pytest.fixture
