@@ -38,8 +38,14 @@ demo: $(INSTALLED) ## Run the main job on real pictures; results in OUT=demo-out
 	$(BIN)/lookalike-worker demo --out '$(OUT)'$(if $(FROM), --from '$(FROM)')
 
 .PHONY: test
+# What measures time, or starts many processes, has the machine for itself.
 test: $(INSTALLED) ## Run all tests (ARGS='-k name' for some)
+ifdef ARGS
 	$(BIN)/pytest $(ARGS)
+else
+	$(BIN)/pytest --numprocesses 2 tests/unit tests/hostile
+	$(BIN)/pytest --ignore tests/unit --ignore tests/hostile
+endif
 
 .PHONY: faults
 faults: $(INSTALLED) ## Try to break every promise, a line for each (two hours; ARGS='redis --short' for some)

@@ -142,18 +142,22 @@ class Load:
         self.statuses.append(status)
 
     async def _call(self, line: str, body: bytes = b"") -> tuple[int, Any]:
-        place = urlsplit(self.address)
-        reader, writer = (
-            self._idle.pop()
-            if self._idle
-            else await asyncio.open_connection(place.hostname, place.port)
-        )
+        reader, writer = await self._connection()
         writer.write(head(line, len(body)) + body)
         top = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = int(top.partition("content-length: ")[2].partition("\r\n")[0])
         document = json.loads(await reader.readexactly(length))
         self._idle.append((reader, writer))
         return int(top.split()[1]), document
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():  # closed by the other side, having been idle
+                return reader, writer
+            writer.close()
+        place = urlsplit(self.address)
+        return await asyncio.open_connection(place.hostname, place.port)
 
 
 def head(line: str, length: int) -> bytes:
@@ -278,7 +282,7 @@ def measure_load(report: Report, address: str, ids: Iterator[str], seconds: floa
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = arguments(TITLE)
-    parser.add_argument("--size", type=int, default=50_000, help="products in the catalogue")
+    parser.add_argument("--size", type=int, default=20_000, help="products in the catalogue")
     options = parser.parse_args(argv)
     size, rounds, seconds = (3000, 30, 3.0) if options.quick else (options.size, 500, 120.0)
     gallery = catalogue.gallery(size, options.out / "cache", real=not options.quick)

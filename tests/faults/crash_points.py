@@ -24,8 +24,8 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("producer", "db", "worker", "migrations")
-NOT_OF_THE_SERVICE = ("worker/demo/",)
-"""Shows the service; what it writes is nobody's."""
+NOT_OF_THE_SERVICE = ("worker/demo/", "worker/evaluation/", "worker/training/")
+"""Shows the service, judges a copy of its vectors, and trains aside; no worker waits for what these write."""
 CHOKES = frozenset({"db.session", "producer.broker", "worker.index.durable"})
 """Modules through which others commit, publish and sync: the point is named after whoever calls them."""
 _FRAMES = ("<lambda>", "<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>")

@@ -285,7 +285,8 @@ def embedding(*rows: list[float]) -> Any:
 
     def embed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         left = np.array(rows[: len(pixels)], np.float32)
-        return Network.embed(cast(Any, SimpleNamespace(_run=lambda _: left)), pixels)
+        network = SimpleNamespace(_layer=None, _run=lambda _pixels, _layer: left)
+        return Network.embed(cast(Any, network), pixels)
 
     return embed
 

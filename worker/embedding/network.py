@@ -91,8 +91,8 @@ class Network:
     ) -> Self:
         """Load a resolved model onto a device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
-        `precision` auto is bf16 where the device computes in it, and fp32 for fine-tuned networks. `threads` counts
-        those of the CPU path; None: one for each core this process may use.
+        `precision` auto is bf16 where the device computes in it, and fp32 for fine-tuned networks. `threads`
+        counts those of the CPU path; None: one for each core this process may use.
         Raises ModelDamaged when layer, shapes or dimension are not what the config says, and
         ModelUnavailable when there is no such device.
         """

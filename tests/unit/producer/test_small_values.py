@@ -48,7 +48,9 @@ def test_ids_differ_and_sort_by_time() -> None:
     assert first < new_id()
 
 
-@pytest.mark.parametrize("text", ["", "x", str(uuid.uuid4()), new_id().upper(), new_id() + "0"])
+@pytest.mark.parametrize(
+    "text", ["", "x", str(uuid.uuid4()), new_id().upper(), new_id() + "0"], ids=range(5)
+)
 def test_other_ids_have_no_time(text: str) -> None:
     assert issued_at(text) is None
 

@@ -49,7 +49,9 @@ def test_what_is_saved_is_what_is_loaded(architecture: str, tmp_path: Path) -> N
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     batch = torch.from_numpy((pixels / 255 - 0.5) / 0.25).permute(0, 3, 1, 2).float()
     with torch.inference_mode():
-        true = torch.nn.functional.normalize(torch.nn.Sequential(*list(model[1].children())[:5])(model[0](batch)))
+        true = torch.nn.functional.normalize(
+            torch.nn.Sequential(*list(model[1].children())[:5])(model[0](batch))
+        )
         scores = model(batch)
 
     network = Network.load(resolve(str(tmp_path / "model")), device="cpu", precision="fp32")
