@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
+from sqlalchemy import select
 
+from db.models import Embedding
+from db.session import Database
+from producer import Producer
+from producer.rows import Row
 from tests.integration import deepfashion_tree
 from tests.integration.deepfashion_tree import Tree
+from tests.stack import running
 from worker.embedding.library import resolve
-from worker.embedding.network import Network
 from worker.training import checkpoint
 
 pytestmark = pytest.mark.slow
+
+Vectors = NDArray[np.float32]
 
 QUICK = ("--arch", "efficientnet-lite0", "--size", "32", "--batch-size", "32", "--rate", "8e-3")
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,25 +155,56 @@ def test_a_model_is_never_written_over_another(tree: Tree, model: Path) -> None:
     assert "never written over another" in again.stderr
 
 
-def test_a_vector_is_the_same_alone_in_a_batch_and_after_a_restart(model: Path, tree: Tree) -> None:
-    pictures = sorted(tree.root.glob("Img/img/*/*.jpg"))[:64]
-    pixels = np.stack(
-        [
-            np.asarray(Image.open(each).resize((32, 32), Image.Resampling.BILINEAR).convert("RGB"))
-            for each in pictures
-            if each.stat().st_size > 100
-        ]
-    )
-    network = Network.load(resolve(str(model)))
-    together = network.embed(pixels)
-    alone = np.concatenate([network.embed(pixels[at : at + 1]) for at in range(len(pixels))])
-    network.close()
-    restarted = Network.load(resolve(str(model)))
-    again = restarted.embed(pixels)
-    restarted.close()
+def validated(model: Path, tree: Tree, folder: Path) -> tuple[list[Path], Vectors]:
+    """Pictures of the validation part, and their vectors by fastai's own path."""
+    from safetensors.torch import load_file
 
-    assert (together * alone).sum(axis=1).min() >= 0.9999
-    assert (together * again).sum(axis=1).min() >= 0.9999
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries about each other
+        import torch
+
+        from worker.training import layouts
+        from worker.training.labelled import Part
+        from worker.training.recipe import Recipe
+        from worker.training.run import Plan, Watching, prepared, validation_vectors
+
+    recipe = Recipe.model_validate(json.loads((model / "training.json").read_text())["recipe"])
+    plan = Plan(layouts.read(tree.root), recipe, folder / "again", torch.device("cpu"))
+    plan.folder.mkdir()
+    ready = prepared(plan, Watching())
+    ready.made.model.load_state_dict(load_file(model / "model.safetensors"))
+    pictures = [each.picture for each in ready.pixels.part(Part.VALIDATION).pictures]
+    paths = [each for each in pictures if isinstance(each, Path)]
+    return paths, validation_vectors(ready.made, len(paths))
+
+
+def embedded(model: Path, pictures: Sequence[Path], folder: Path, *, together: bool) -> Vectors:
+    """Their vectors as new worker processes commit them: of one message, or of one for each."""
+    with running(folder / "data", model=str(model), image_roots=(pictures[0].parents[3],)) as stack:
+        of_64 = stack.producer_settings.model_copy(update={"chunk_size": 64})
+        with Producer(of_64) as shop:
+            rows = [Row(each.parent.name + each.name, str(each)) for each in pictures]
+            for some in [rows] if together else [[row] for row in rows]:
+                assert shop.wait_for(shop.add_many(some), 60).applied == len(some)
+        database = Database(stack.settings.database)
+        with database.reading() as session:
+            stored = {row.content_sha256: row.vector for row in session.scalars(select(Embedding))}
+        database.close()
+    digests = [hashlib.sha256(each.read_bytes()).digest() for each in pictures]
+    return np.stack([np.frombuffer(stored[digest], "<f4") for digest in digests])
+
+
+def test_a_vector_is_the_same_in_validation_and_in_workers_alone_and_in_a_batch(
+    model: Path, tree: Tree, tmp_path: Path
+) -> None:
+    pictures, truth = validated(model, tree, tmp_path)
+    assert len(pictures) == 60
+
+    together = embedded(model, pictures, tmp_path / "together", together=True)
+    alone = embedded(model, pictures[:8], tmp_path / "alone", together=False)
+
+    assert (truth * together).sum(axis=1).min() >= 0.9999
+    assert (truth[:8] * alone).sum(axis=1).min() >= 0.9999
 
 
 def test_a_rate_is_suggested_with_a_picture(tree: Tree, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def train(plan: Plan, watching: Watching) -> Trained:
 
     Raises TrainingError, ModelError.
     """
-    ready = _Ready.of(plan, watching)
+    ready = prepared(plan, watching)
     epochs = checkpoint.epochs(plan.folder)
     learner.freeze_for(ready.made, plan.recipe, len(epochs))
     if epochs:
@@ -123,7 +123,7 @@ def train(plan: Plan, watching: Watching) -> Trained:
 
 def find_rate(plan: Plan, watching: Watching) -> tuple[float, Path]:
     """A learning rate to train with, and the picture that shows why. Raises as `train` does."""
-    ready = _Ready.of(plan, watching)
+    ready = prepared(plan, watching)
     suggested, tried, losses = learner.find_rate(ready.made)
     path = plan.folder / "rates.png"
     path.write_bytes(charts.rates(tried, losses, suggested))
@@ -131,7 +131,7 @@ def find_rate(plan: Plan, watching: Watching) -> tuple[float, Path]:
 
 
 @dataclass(frozen=True)
-class _Ready:
+class Ready:
     """All that an epoch needs."""
 
     config: ModelConfig
@@ -139,20 +139,21 @@ class _Ready:
     made: Any
     """fastai's learner."""
 
-    @classmethod
-    def of(cls, plan: Plan, watching: Watching) -> _Ready:
-        recipe = plan.recipe
-        config = networks.config(recipe, plan.data.categories)
-        torch.manual_seed(recipe.seed)
-        model = networks.make(recipe, len(plan.data.categories))
-        spec = config.decode_spec(thumbnail=0)
-        decoded = pixels.prepare(plan.data, spec, plan.folder, watching.decoding)
-        watching.decoded()
-        loaders = material.loaders(decoded, config, recipe, plan.device)
-        return cls(config, decoded, learner.learner(loaders, model, recipe, plan.folder))
+
+def prepared(plan: Plan, watching: Watching) -> Ready:
+    """Decode the pictures, and make the network and its learner. Raises TrainingError, ModelError."""
+    recipe = plan.recipe
+    config = networks.config(recipe, plan.data.categories)
+    torch.manual_seed(recipe.seed)
+    model = networks.make(recipe, len(plan.data.categories))
+    spec = config.decode_spec(thumbnail=0)
+    decoded = pixels.prepare(plan.data, spec, plan.folder, watching.decoding)
+    watching.decoded()
+    loaders = material.loaders(decoded, config, recipe, plan.device)
+    return Ready(config, decoded, learner.learner(loaders, model, recipe, plan.folder))
 
 
-def _beside(plan: Plan, ready: _Ready, epochs: list[Epoch]) -> dict[str, bytes]:
+def _beside(plan: Plan, ready: Ready, epochs: list[Epoch]) -> dict[str, bytes]:
     """What people want to know of a model."""
     categories = plan.data.categories
     scores, labels = (each.cpu().numpy() for each in ready.made.get_preds(ds_idx=1))
@@ -179,7 +180,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _same(source: ModelSource, ready: _Ready, plan: Plan) -> float:
+def _same(source: ModelSource, ready: Ready, plan: Plan) -> float:
     """Compare with what a worker will compute; raises TrainingError, and leaves no model, if it differs."""
     some = ready.pixels.part(Part.VALIDATION)
     array = some.array[some.rows[:COMPARED]]
