@@ -129,6 +129,8 @@ class BackfillFailure(Base):
     again_at: Mapped[datetime | None]
     """When it is tried again; None: it is given up."""
 
+    __table_args__ = (Index("ix_backfill_failure_again_at", "model_version_pk", "again_at"),)
+
 
 class Thumbnail(Base):
     """A small JPEG of a picture's bytes, for pages that show it."""

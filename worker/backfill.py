@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ from worker.images.fetch import Picture
 from worker.ingest import new
 from worker.jobs import MAX_DEATHS
 from worker.lease import Lease, LeaseHeld
-from worker.preparing import NO_VECTOR, Vectors
+from worker.preparing import FETCH_BUG, NO_VECTOR, Vectors
 from worker.serving import Loaded, Serving
 from worker.sources import kept_bytes, reference
 
@@ -71,6 +71,7 @@ class Cause(StrEnum):
 
 KILLED = "a worker ended while it embedded this picture"
 OTHER_BYTES = "there are other bytes at {} now: `lookalike add` takes those"
+WITHDRAWN = "the network or the database failed meanwhile; it is tried again"
 SENT_AS_BYTES = (
     "its bytes came with the message and are not kept: `lookalike sync`, or `add`, sends them again"
 )
@@ -249,9 +250,15 @@ class Backfill:
             backfill.note(session, model.pk, notes)
         return begun
 
-    def _withdraw(self, model: ModelVersion, begun: Collection[bytes]) -> None:
+    def _withdraw(self, model: ModelVersion, begun: Mapping[bytes, int]) -> None:
+        """Leave them to whoever comes next, as if this try had not been: forgotten, nobody would look for them."""
+        now = datetime.now(UTC)
+        notes = [
+            Failure(digest, Reason.UNAVAILABLE, WITHDRAWN, attempts - 1, now)
+            for digest, attempts in begun.items()
+        ]
         with self.database.writing() as session:
-            backfill.forget(session, model.pk, begun)
+            backfill.note(session, model.pk, notes)
 
     def _embed_begun(self, loaded: Loaded, begun: dict[bytes, int]) -> None:
         with self.database.reading() as session:
@@ -289,6 +296,11 @@ class Backfill:
             if error.reason is Reason.BYTES_EXPIRED:
                 return _Trouble(Cause.SENT_AS_BYTES, SENT_AS_BYTES, False)
             return _Trouble(error.reason, error.detail, error.transient)
+        except (
+            Exception
+        ):  # whatever a picture's server makes a library do: it must not stop the others
+            log.exception("a picture could not be fetched again")
+            return _Trouble(Reason.INTERNAL, FETCH_BUG, True)
         if hashlib.sha256(picture.data).digest() != digest:
             return _Trouble(Cause.OTHER_BYTES, OTHER_BYTES.format(picture.source), False)
         return picture.data

@@ -33,7 +33,10 @@ def compare(database: Database, question: Comparison) -> ComparisonReply:
         model, incoming = serving.active, serving.incoming
         stored = catalogue.stored_images(session, ids, model.pk if model else _NO_MODEL)
         digests = {each.content_sha256 for each in stored.values()}
-        wanted = backfill.given_up(session, incoming.pk, digests) if incoming else set()
+        wanted = set()
+        if incoming:
+            given_up = backfill.given_up(session, incoming.pk, digests)
+            wanted = given_up - catalogue.known_embeddings(session, given_up, incoming.pk)
     verdicts = (
         verdict(each, stored.get((each.product_id, each.name)), wanted)
         for each in question.pictures

@@ -7,10 +7,12 @@ permanent, and part of a later job when it is not. What the database refuses sta
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from db.queries import catalogue, dead_letters, fences, models, revisions
+from sqlalchemy.orm import Session
+
+from db.queries import backfill, catalogue, dead_letters, fences, models, revisions
 from db.queries.catalogue import ImageChange, NewEmbedding
 from db.queries.dead_letters import NewDeadLetter
 from db.session import Database
@@ -86,8 +88,7 @@ class Ingester:
             changes = [_change(each) for each in prepared.pictured]
             # Under the lock, since another model may have become the active one meanwhile.
             revisions.lock(session)
-            active = models.active(session)
-            embedded = made.get(active.pk, {}).keys() if active is not None else ()
+            embedded = _visible(session, made)
             applied = catalogue.apply(session, changes, [], embedded=embedded)
             catalogue.reveal(session, embedded, applied.revision)
             # Under the catalogue's lock: `verify --repair` deletes vectors that nobody used a moment ago.
@@ -95,6 +96,17 @@ class Ingester:
             if known - catalogue.known_embeddings(session, known, self.model_version_pk):
                 raise _EmbeddingGone
             fences.check(session, claim.job.id, claim.token)
+
+
+def _visible(session: Session, made: Mapping[int, Vectors]) -> set[bytes]:
+    """Bytes whose new vectors lookups must come to know of: the active model's, and those that an index of the
+    incoming one, which may be built at the moment, does without."""
+    serving = models.serving(session)
+    active, incoming = serving.active, serving.incoming
+    visible = set(made.get(active.pk, ())) if active is not None else set()
+    if incoming is not None and serving.without_missing:
+        visible |= backfill.given_up(session, incoming.pk, made.get(incoming.pk, {}))
+    return visible
 
 
 def new(vectors: Vectors) -> list[NewEmbedding]:

@@ -14,7 +14,6 @@ from db.queries import catalogue
 from db.session import Database
 from producer.messages import ImageItem, ImageRef
 from producer.reasons import Reason
-from worker.errors import DeviceFailed
 from worker.images.decode import Decoded
 from worker.images.errors import ImageError
 from worker.images.fetch import Picture
@@ -172,9 +171,7 @@ class Preparer:
             return {}
         try:
             vectors = target.embed(np.stack([each.pixels for each in decoded.values()]))
-        except (
-            DeviceFailed
-        ):  # a model that is only on its way in must not end the work of the other
+        except Exception:  # a model that is only on its way in must not end the work of the other
             log.exception("pictures were not embedded under the model that is rolled out")
             return {}
         pairs = zip(decoded, vectors, strict=True)

@@ -52,7 +52,6 @@ from worker.courtesy import Courtesy, Visitors, aside
 from worker.crew import Crew
 from worker.departure import BROKEN, STUCK, Departure
 from worker.desk import Desk
-from worker.embedding import library
 from worker.failures import RebuildFailures
 from worker.index.errors import BuildFailed, BuildStopped, BuildSuperseded
 from worker.index.follower import Follower
@@ -280,7 +279,7 @@ def _register_first(settings: WorkerSettings, database: Database) -> None:
     with database.reading() as session:
         if models.active(session) is not None:
             return
-    config = library.resolve(settings.model).config
+    config = shelf.keep(settings.data_dir, settings.model).config
     with database.writing() as session:
         models.register(
             session,

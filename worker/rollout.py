@@ -181,10 +181,15 @@ def _delete_vectors(
 ) -> int:
     with database.reading() as session:
         total = max(backfill.count_vectors(session, model.pk), 1)
-    deleted = 0
+    deleted, after = 0, b""
     while True:
         with database.writing() as session:
-            count = backfill.delete_vectors(session, model.pk, VECTORS_AT_ONCE)
+            revisions.lock(session)
+            if not models.is_retired(session, model.pk):
+                raise RolloutRefused(
+                    f"{model.name} was added again meanwhile: the rest of its vectors stay"
+                )
+            count, after = backfill.delete_vectors(session, model.pk, after, VECTORS_AT_ONCE)
         if not count:
             return deleted
         deleted += count

@@ -18,7 +18,7 @@ from db.errors import DatabaseError_
 from db.queries import models
 from db.queries.models import ModelVersion
 from db.session import Database
-from worker.embedding.errors import ModelError
+from worker.embedding.errors import ModelError, ModelUnavailable
 from worker.errors import DeviceFailed
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ RETRY_AFTER = 30.0
 """Seconds after which a network that could not be loaded is tried again: its files may have been added."""
 LINGER = 60.0
 """Seconds that a network stays after its model ceased to serve: a question may still be answered by it."""
-OVERLAP = 10.0
+OVERLAP = 30.0
 """Seconds in which new pictures are still embedded under a model that was replaced: a process may answer by it."""
 
 
@@ -180,7 +180,8 @@ class Serving:
                     return
             try:
                 embedder = self._load(model)
-            except ModelError as error:
+            except Exception as caught:  # a card without room, a folder that is not ours to read
+                error = _as_model_error(model, caught)
                 log.error("%s is not loaded: %s", model.name, error)  # noqa: TRY400
                 with self._changed:
                     self._failed[model.pk] = (time.monotonic(), error)
@@ -255,3 +256,9 @@ class Serving:
         with self._changed:
             _, error = self._failed.get(model.pk, (0.0, None))
         return error or ModelError(f"the model {model.name} is not loaded; the log says why")
+
+
+def _as_model_error(model: ModelVersion, error: Exception) -> ModelError:
+    if isinstance(error, ModelError):
+        return error
+    return ModelUnavailable(f"{model.name} cannot be loaded here: {error}")

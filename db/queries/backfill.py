@@ -61,9 +61,19 @@ def missing(
 def missing_since(
     session: Session, model_version_pk: int, revision: int, limit: int
 ) -> list[bytes]:
-    """As `missing`, of the pictures that changed after `revision`."""
-    parts = [Image.revision > revision, _untried(model_version_pk)]
-    return _digests(session, model_version_pk, parts, limit)
+    """As `missing`, of the pictures that changed after `revision`, in the order in which they did."""
+    statement = (
+        select(Image.content_sha256)
+        .where(
+            Image.removed.is_(False),
+            ~_embedded(model_version_pk),
+            Image.revision > revision,
+            _untried(model_version_pk),
+        )
+        .order_by(Image.revision)
+        .limit(limit)
+    )
+    return list(dict.fromkeys(session.execute(statement).scalars()))
 
 
 def due(
@@ -76,7 +86,7 @@ def due(
     )
     if reason is not None:
         tried = tried.where(table.reason == reason)
-    return list(session.execute(tried.order_by(table.content_sha256).limit(limit)).scalars())
+    return list(session.execute(tried.order_by(table.again_at).limit(limit)).scalars())
 
 
 def sources(session: Session, digests: Sequence[bytes]) -> dict[bytes, list[str]]:
@@ -189,16 +199,24 @@ def count_vectors(session: Session, model_version_pk: int) -> int:
     return session.execute(statement).scalar_one()
 
 
-def delete_vectors(session: Session, model_version_pk: int, limit: int) -> int:
-    """Delete so many vectors of a model; how many there were."""
+def delete_vectors(
+    session: Session, model_version_pk: int, after: bytes, limit: int
+) -> tuple[int, bytes]:
+    """Delete so many vectors of a model, beyond a digest; how many there were, and the digest of the last."""
     table = Embedding
+    of_model = table.model_version_pk == model_version_pk
     some = (
-        select(table.content_sha256).where(table.model_version_pk == model_version_pk).limit(limit)
+        select(table.content_sha256)
+        .where(table.content_sha256 > after, of_model)
+        .order_by(table.content_sha256)
+        .limit(limit)
     )
-    statement = delete(table).where(
-        table.model_version_pk == model_version_pk, table.content_sha256.in_(some)
-    )
-    return int(session.connection().execute(statement).rowcount)
+    digests = list(session.execute(some).scalars())
+    if not digests:
+        return 0, after
+    within = table.content_sha256.between(digests[0], digests[-1])
+    session.execute(delete(table).where(within, of_model))
+    return len(digests), digests[-1]
 
 
 # -- conditions -----------------------------------------------------------------------------------

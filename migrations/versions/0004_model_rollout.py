@@ -26,6 +26,8 @@ _FACTS: tuple[tuple[str, sa.types.TypeEngine[Any]], ...] = (
 
 def upgrade() -> None:
     """Forward."""
+    # First: it takes long, and lookups, which read model_version, would wait for it behind what follows.
+    op.create_index(op.f("ix_image_content_sha256"), "image", ["content_sha256"])
     # In place on SQLite too, which can add a column that has a default, or may be null.
     for name in _FLAGS:
         op.add_column(
@@ -42,7 +44,6 @@ def upgrade() -> None:
         sqlite_where=sa.text("incoming"),
         postgresql_where=sa.text("incoming"),
     )
-    op.create_index(op.f("ix_image_content_sha256"), "image", ["content_sha256"])
     op.create_table(
         "backfill_failure",
         sa.Column("model_version_pk", _KEY, nullable=False),
@@ -60,10 +61,14 @@ def upgrade() -> None:
             "model_version_pk", "content_sha256", name=op.f("pk_backfill_failure")
         ),
     )
+    op.create_index(
+        "ix_backfill_failure_again_at", "backfill_failure", ["model_version_pk", "again_at"]
+    )
 
 
 def downgrade() -> None:
     """Back."""
+    op.drop_index("ix_backfill_failure_again_at", table_name="backfill_failure")
     op.drop_table("backfill_failure")
     op.drop_index(op.f("ix_image_content_sha256"), table_name="image")
     op.drop_index("uq_model_version_incoming", table_name="model_version")

@@ -173,7 +173,8 @@ def test_each_ends_with_its_reason_and_the_service_goes_on(tmp_path: Path) -> No
             _judge(service, good, bad, outcome)
             _searchable(shop, good)
             _tried_again(service, shop, f"http://{site.host}/drip")
-        assert [growth.pid for growth in growths] == _processes(service)
+        # None was replaced; one that tries a new index may have joined for a moment.
+        assert {growth.pid for growth in growths} <= set(_processes(service))
         assert service.ended == []
         assert {growth.pid: growth.most for growth in growths if growth.most > LITTLE} == {}
     assert victim.connections == 0

@@ -15,11 +15,16 @@ from sqlalchemy import update
 from db.models import BackfillFailure
 from db.queries import backfill, catalogue, models, revisions
 from db.queries.catalogue import ProductRemoval
+from db.queries.models import ModelVersion
 from db.session import Database
+from producer.messages import ImageRef, PathImage
 from tests.integration.two_models import NEW, OLD, Network, TwoModels, as_embedder, vector_of
 from worker import backfill as worker
+from worker.embedder import Embedder
 from worker.errors import DeviceFailed
+from worker.images.fetch import Picture
 from worker.lease import Lease
+from worker.serving import Serving
 
 
 @pytest.fixture
@@ -202,7 +207,59 @@ def test_no_picture_is_blamed_for_a_device(two: TwoModels) -> None:
     process = worker.Backfill(two.database, serving, two.fetch, ThreadPoolExecutor(2))
     with pytest.raises(DeviceFailed):
         process.work()
-    assert two.failures() == {}
+    assert two.failures() == {"/a": ("unavailable", 0, False)}
+    two.backfill().work()
+    assert (two.failures(), two.embedded()) == ({}, {"a"})
+
+
+def test_what_a_broken_device_had_in_hand_is_done_by_a_process_that_looked_before(
+    two: TwoModels,
+) -> None:
+    two.add("late")
+    two.begin()
+    two.slow.add("/late")
+    process = two.backfill()
+    process.work()  # all parts are done but for what is to be tried again
+    two.slow.clear()
+    let_time_pass(two.database)
+    serving = process.serving._loaded[two.new.pk]
+    whole, serving.embedder = serving.embedder, as_embedder(Network(NEW, lambda: True))
+    with pytest.raises(DeviceFailed):
+        process.work()
+    serving.embedder = whole
+    process.work()
+    assert (two.failures(), two.embedded()) == ({}, {"late"})
+
+
+def test_whatever_fetching_raises_stops_no_other_picture(two: TwoModels) -> None:
+    def fetch(image: ImageRef) -> Picture:
+        if isinstance(image, PathImage) and image.path == "/odd":
+            raise RuntimeError("what nobody expected")
+        return two.fetch(image)
+
+    for name in ("odd", "a", "b"):
+        two.add(name)
+    two.begin()
+    worker.Backfill(two.database, two.serving(), fetch, ThreadPoolExecutor(2)).work()
+    assert two.embedded() == {"a", "b"}
+    assert two.failures() == {"/odd": ("internal", 1, False)}
+
+
+def test_a_model_that_cannot_be_loaded_for_whatever_reason_leaves_the_active_one(
+    two: TwoModels,
+) -> None:
+    two.begin()
+
+    def load(model: ModelVersion) -> Embedder:
+        if model.pk == two.new.pk:
+            raise RuntimeError("CUDA out of memory")
+        return two.load(model)
+
+    serving = Serving(two.database, load)
+    serving.look()
+    with serving.present() as present:
+        assert (present.active.model, present.incoming) == (two.old, None)
+    assert "new cannot be loaded here: CUDA out of memory" in str(serving._failure(two.new.digest))
 
 
 def test_activating_again_gives_another_chance(two: TwoModels) -> None:

@@ -270,7 +270,7 @@ def _figures(known: Known) -> tuple[str, str]:
     found = known.registered.comparison
     if not found:
         return "", ""
-    if found["category_after"] is None:
+    if None in {found["category_before"], found["category_after"]}:
         return f"{found['overlap']:.0%}", ""
     return (
         f"{found['overlap']:.0%}",
@@ -284,6 +284,6 @@ def _compared(known: Known) -> str:
     if not found:
         return ""
     said = f" Of the ten nearest {found['overlap']:.0%} are as before"
-    if found["category_after"] is None:
+    if None in {found["category_before"], found["category_after"]}:
         return f"{said}."
     return f"{said}; {found['category_after']:.0%} of the same category, {found['category_before']:.0%} before."

@@ -17,6 +17,7 @@ from worker.embedding.config import EFFICIENTNET_LITE0, RESNETS, TIMM
 from worker.embedding.library import DEFAULT_SIZE
 from worker.images.decode import Resize
 from worker.training import layouts
+from worker.training.errors import TrainingError
 from worker.training.history import Epoch
 from worker.training.labelled import DataSet, Part, Problem, Problems
 from worker.training.recipe import BASE_RATE, Augment, Precision, Recipe
@@ -44,7 +45,11 @@ def train(  # noqa: PLR0917 - a command's options
     ] = "resnet152",
     size: Annotated[
         int | None,
-        typer.Option(help="Side of the network's input, pixels; its usual one if not given."),
+        typer.Option(
+            min=32,
+            max=1024,
+            help="Side of the network's input, pixels; 224, 128 of efficientnet-lite0.",
+        ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of the whole network.")] = 10,
     frozen_epochs: Annotated[
@@ -52,7 +57,7 @@ def train(  # noqa: PLR0917 - a command's options
     ] = 1,
     batch_size: Annotated[int, typer.Option(min=2)] = 64,
     rate: Annotated[
-        float, typer.Option(help="Highest learning rate of the head; see --find-rate.")
+        float, typer.Option(min=1e-9, help="Highest learning rate of the head; see --find-rate.")
     ] = BASE_RATE,
     find_rate: Annotated[
         bool, typer.Option("--find-rate", help="Only suggest a learning rate, with a picture.")
@@ -85,7 +90,7 @@ def train(  # noqa: PLR0917 - a command's options
     """Fine-tune a network on labelled pictures; the same command goes on after an interruption."""
     recipe = Recipe(
         architecture=_architecture(arch),
-        image_size=size or DEFAULT_SIZE.get(arch, 224),
+        image_size=DEFAULT_SIZE.get(arch, 224) if size is None else size,
         resize=resize,
         crop=crop,
         frozen_epochs=frozen_epochs,
@@ -116,7 +121,12 @@ def _imported() -> ModuleType:
     """What trains: some seconds of importing, and warnings of libraries about each other."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries about each other
-        from worker.training import run
+        try:
+            from worker.training import run
+        except ModuleNotFoundError as error:
+            raise TrainingError(
+                f"training needs {error.name}: pip install -c constraints.txt -e 'worker[train]'"
+            ) from None
     return run
 
 

@@ -111,6 +111,9 @@ class Network:
             ):  # which has a norm before a layer, too
                 _fold_batch_norms(model)
         if where.type == "cuda":
+            if dtype is torch.float32:
+                # TF32 has ten bits, and rounds folded weights otherwise than those that were trained.
+                torch.backends.cudnn.allow_tf32 = False
             model = model.to(where).to(memory_format=torch.channels_last)
             return cls._checked(source.config, model, where, dtype, 0)
         torch.set_num_threads(1)
@@ -255,17 +258,25 @@ def device_named(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:N`; raises ModelUnavailable when there is no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelUnavailable(f"{name!r} is no device: auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelUnavailable(f"there is no {name} here; set LOOKALIKE_DEVICE to cpu or auto")
+        raise ModelUnavailable(f"there is no {name} here; take cpu or auto (LOOKALIKE_DEVICE)")
     return device
 
 
 def _dtype(device: torch.device, precision: Precision) -> torch.dtype:
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _computes_bf16()
+        fast = _card_computes_bf16(device) if device.type == "cuda" else _computes_bf16()
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def _card_computes_bf16(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _computes_bf16() -> bool:
@@ -319,7 +330,7 @@ def download(architecture: str) -> Path:
         except OSError as error:
             raise ModelUnavailable(
                 f"the weights of {architecture} cannot be fetched here ({error}); put them at {path}, "
-                "or set LOOKALIKE_MODEL to a model directory or to efficientnet-lite0"
+                "or take a model directory or efficientnet-lite0 (LOOKALIKE_MODEL; --arch, or --untrained)"
             ) from None
     return path
 

@@ -245,7 +245,11 @@ def _compared(database: Database, data_dir: Path, built: Built) -> Compared | No
         return None
     with database.reading() as session:
         before = generations.get(session, built.replaces)
-    compared = comparing.compare(data_dir, before, built) if before is not None else None
+    try:
+        compared = comparing.compare(data_dir, before, built) if before is not None else None
+    except Exception:  # a verified index must not be lost for want of a figure beside it
+        log.exception("the new index could not be compared with the one before")
+        return None
     if compared is not None:
         log.info("%s", compared)
     return compared

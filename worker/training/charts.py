@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from worker.training.history import Epoch
 
 BLUE, ORANGE, GREY = "#2563eb", "#ea7317", "#6b7280"
+LARGEST = 40.0
+"""Inches of a picture's side, 4,800 pixels: what has too many categories for it goes without their names."""
 MOST_NUMBERS = 20
 """Categories of which a confusion picture still shows every number."""
 
@@ -50,13 +52,14 @@ def curves(epochs: Sequence[Epoch], title: str) -> bytes:
 def confusion(counts: NDArray[np.int64], categories: Sequence[str], title: str) -> bytes:
     """Share of each category (row) that was taken for each (column); `counts` int [c, c]."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = max(5.0, 0.32 * len(categories) + 2.5)
+    size = min(max(5.0, 0.32 * len(categories) + 2.5), LARGEST)
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     places = range(len(categories))
-    axes.set_xticks(places, categories, rotation=90)
-    axes.set_yticks(places, categories)
+    if size < LARGEST:
+        axes.set_xticks(places, categories, rotation=90, parse_math=False)
+        axes.set_yticks(places, categories, parse_math=False)
     axes.set_xlabel("taken for")
     axes.set_ylabel("category")
     axes.set_title(title, fontweight="bold")

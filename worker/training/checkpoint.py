@@ -6,7 +6,7 @@ It holds tensors and plain values alone, and is loaded as such; it never leaves 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from worker.training.history import Epoch
 NAME = "checkpoint.pt"
 
 
-def save(folder: Path, made: Any, epochs: Sequence[Epoch]) -> None:
-    """Keep a learner after the last of these epochs."""
+def save(folder: Path, made: Any, epochs: Sequence[Epoch], about: Mapping[str, object]) -> None:
+    """Keep a learner after the last of these epochs; `about` is what it learns from, in plain values."""
     optimizer = made.opt.state_dict()
     hypers = [{name: float(value) for name, value in each.items()} for each in optimizer["hypers"]]
     content = {
+        "about": dict(about),
         "epochs": [asdict(each) for each in epochs],
         "model": made.model.state_dict(),
         "optimizer": {"state": list(optimizer["state"]), "hypers": hypers},
@@ -39,6 +40,12 @@ def epochs(folder: Path) -> list[Epoch]:
     """Those that are done; none where nothing was kept."""
     content = _content(folder)
     return [Epoch(**each) for each in content["epochs"]] if content else []
+
+
+def about(folder: Path) -> dict[str, object]:
+    """What the kept one learnt from."""
+    content = _content(folder)
+    return dict(content["about"]) if content else {}
 
 
 def restore(folder: Path, made: Any) -> None:

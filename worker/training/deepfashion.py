@@ -89,9 +89,12 @@ class _Tree:
 
 
 def _annotations(root: Path) -> Path:
-    for folder in ANNOTATIONS:
-        if (root / folder).is_dir():
-            return root / folder
+    there = [root / folder for folder in ANNOTATIONS if (root / folder).is_dir()]
+    for folder in there:
+        if (folder / LABELS).is_file():
+            return folder
+    if there:
+        return there[0]
     raise TrainingDataError(f"{root}: has neither {ANNOTATIONS[0]} nor {ANNOTATIONS[1]}")
 
 

@@ -145,7 +145,9 @@ class Split:
 
     def part(self, name: str) -> Part:
         """The part of one picture."""
-        digest = hashlib.blake2b(f"{self.seed}/{name}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(
+            f"{self.seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=8
+        ).digest()
         place = int.from_bytes(digest, "big") / 2**64
         if place < self.test:
             return Part.TEST

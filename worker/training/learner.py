@@ -44,7 +44,7 @@ def learner(loaders: Any, model: nn.Sequential, recipe: Recipe, folder: Path) ->
         loss_func=CrossEntropyLossFlat(),
         metrics=[accuracy, *map(AvgMetric, tops)],
         splitter=networks.layers,
-        cbs=_precision(recipe, loaders.device),
+        cbs=precision(recipe, loaders.device),
         path=folder,
     )
     made.remove_cbs([each for each in made.cbs if each.name == "progress"])
@@ -59,7 +59,8 @@ def fit(made: Any, recipe: Recipe, done: int, on_batch: OnBatch, on_epoch: OnEpo
     if done < frozen:
         around = Around(recipe, 0, on_batch, on_epoch)
         made.fit_one_cycle(frozen, slice(recipe.rate), pct_start=0.99, cbs=around, start_epoch=done)
-        made.unfreeze()
+    if done <= frozen:
+        made.unfreeze()  # which forgets what the optimiser has gathered, restored or not
     if recipe.epochs:
         rate = recipe.rate / 2
         made.fit_one_cycle(
@@ -105,7 +106,7 @@ class Around(Callback):  # type: ignore[misc]
         """Not reached by epochs that are skipped."""
         self._began = time.monotonic()
         self._number = self._before + self.learn.epoch + 1
-        seed = self._recipe.seed * 100_003 + self._number
+        seed = (self._recipe.seed * 100_003 + self._number) % 2**32
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -154,12 +155,15 @@ class CpuBfloat16(Callback):  # type: ignore[misc]
         self.learn.pred = self.learn.pred.float()
 
 
-def _precision(recipe: Recipe, device: torch.device) -> list[Any]:
+def precision(recipe: Recipe, device: torch.device) -> list[Any]:
+    """Callbacks that compute in the recipe's precision; raises TrainingError where the device cannot."""
     on_gpu, wanted = device.type == "cuda", recipe.precision
     if wanted == "auto":
         if not on_gpu:
             return []
-        wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        wanted = "bf16" if native else "fp16"
     if wanted == "fp32":
         return []
     if not on_gpu and wanted == "fp16":

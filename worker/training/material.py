@@ -67,7 +67,6 @@ def loaders(pixels: Pixels, config: ModelConfig, recipe: Recipe, device: torch.d
     made = DataLoaders.from_dsets(
         *parts,
         bs=recipe.batch_size,
-        val_bs=2 * recipe.batch_size,
         num_workers=0,  # a batch is a read from memory
         device=device,
         after_batch=_transforms(config, recipe, device),

@@ -71,7 +71,10 @@ def _preprocessing(recipe: Recipe) -> tuple[Triple, Triple, Interpolation]:
         return found.mean, found.std, found.interpolation
     if name in RESNETS:
         return (*IMAGENET, "bilinear")
-    default = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+    try:
+        default = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+    except RuntimeError:  # a name with a tag of weights that there are not
+        default = None
     if default is None:
         raise UnknownModel(f"{name}: timm has no network of that name (--arch)")
     interpolation: Interpolation = "bicubic" if default.interpolation == "bicubic" else "bilinear"

@@ -6,6 +6,7 @@ the first epoch.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -56,8 +57,9 @@ def prepare(
     refused = _known(folder, key)
     if refused is None:
         refused = _decode_all(data.pictures, spec, folder, progress)
-        index = json.dumps({"key": key, "refused": refused})
-        (folder / INDEX).write_text(index, encoding="utf-8")
+        part = folder / f"{INDEX}.partial"
+        part.write_text(json.dumps({"key": key, "refused": refused}), encoding="utf-8")
+        part.rename(folder / INDEX)
     for row, detail in refused.items():
         picture = data.pictures[row].picture
         where = picture if isinstance(picture, Path) else folder / ARRAY
@@ -73,7 +75,8 @@ def _key(pictures: Sequence[Labelled], spec: DecodeSpec) -> str:
     for each in pictures:
         if isinstance(each.picture, Path):
             status = each.picture.stat()
-            digest.update(f"{each.picture}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+            known = f"{each.picture}\0{status.st_size}\0{status.st_mtime_ns}"
+            digest.update(known.encode("utf-8", "surrogateescape"))
         else:
             digest.update(each.picture.tobytes())
         digest.update(repr(each.box).encode())
@@ -84,7 +87,7 @@ def _known(folder: Path, key: str) -> dict[int, str] | None:
     """What was refused when the same pictures were decoded into the folder; None if they were not."""
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
     if index["key"] != key:
         return None
@@ -97,10 +100,15 @@ def _decode_all(
     folder: Path,
     progress: Callable[[float], None],
 ) -> dict[int, str]:
-    (folder / INDEX).unlink(missing_ok=True)
+    for name in (INDEX, ARRAY):  # what an interrupted run left takes room
+        (folder / name).unlink(missing_ok=True)
     shape = (len(pictures), spec.size, spec.size, 3)
     _need_space(folder, int(np.prod(shape)))
     array = np.lib.format.open_memmap(folder / ARRAY, "w+", np.uint8, shape)
+    with (folder / ARRAY).open(
+        "r+b"
+    ) as file:  # now, or a disk that fills meanwhile ends the process
+        os.posix_fallocate(file.fileno(), 0, (folder / ARRAY).stat().st_size)
     refused: dict[int, str] = {}
     with DecoderPool(os.cpu_count() or 1, timeout=30.0) as pool:
         for start in range(0, len(pictures), AT_ONCE):
@@ -132,8 +140,12 @@ def _decoded(
         try:
             data[row] = _bytes(pictures[row])
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            if isinstance(error, OSError) and error.errno not in {None, errno.ENOENT, errno.EACCES}:
+                raise  # the disk's trouble, not the picture's: it must not be left out for good
             yield row, str(error)
     for row, result in zip(data, pool.decode_many(list(data.values()), spec), strict=True):
+        if isinstance(result, ImageError) and result.transient:
+            raise TrainingDataError(f"{pictures[row].picture}: {result.detail}; try again")
         yield row, (result.detail if isinstance(result, ImageError) else result.pixels)
 
 

@@ -1,4 +1,4 @@
-"""From labelled pictures to a model directory, in steps that an interruption costs at most one epoch of.
+"""From labelled pictures to a model directory, in epochs of which an interruption costs one at most.
 
 What is not finished lies in `OUT.training`: the decoded pictures, the recipe, and a checkpoint after every epoch.
 """
@@ -6,9 +6,10 @@ What is not finished lies in `OUT.training`: the decoded pictures, the recipe, a
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def begin(plan: Plan, *, restart: bool = False) -> None:
         shutil.rmtree(plan.folder, ignore_errors=True)
     plan.folder.mkdir(parents=True, exist_ok=True)
     path = plan.folder / RECIPE
-    if not path.exists():
+    if not (plan.folder / checkpoint.NAME).exists():  # nothing is learnt yet
         path.write_text(plan.recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
     elif Recipe.model_validate_json(path.read_bytes()) != plan.recipe:
         raise TrainingError(
@@ -103,22 +104,50 @@ def train(plan: Plan, watching: Watching) -> Trained:
     ready = prepared(plan, watching)
     epochs = checkpoint.epochs(plan.folder)
     learner.freeze_for(ready.made, plan.recipe, len(epochs))
+    about = _about(plan, ready)
     if epochs:
+        if checkpoint.about(plan.folder) != about:
+            raise TrainingError(
+                f"{plan.folder} was begun with other pictures or another --limit: give those, choose another "
+                "--out, or begin anew with --restart"
+            )
         checkpoint.restore(plan.folder, ready.made)
         watching.resumed(len(epochs))
 
     def on_epoch(epoch: Epoch) -> None:
+        if not math.isfinite(epoch.validation_loss):
+            raise TrainingError(
+                f"it diverged in epoch {epoch.number}: take a smaller --rate, and begin anew with --restart"
+            )
         epochs.append(epoch)
-        checkpoint.save(plan.folder, ready.made, epochs)
+        checkpoint.save(plan.folder, ready.made, epochs, about)
         watching.on_epoch(epoch)
 
-    learner.fit(ready.made, plan.recipe, len(epochs), watching.on_batch, on_epoch)
-    source = library.save(
-        ready.config, networks.arrays(ready.made.model), plan.out, _beside(plan, ready, epochs)
-    )
+    try:
+        learner.fit(ready.made, plan.recipe, len(epochs), watching.on_batch, on_epoch)
+    except torch.OutOfMemoryError:
+        raise TrainingError(
+            "the card's memory is full: take a smaller --batch-size or --size, with --restart if an epoch is done"
+        ) from None
+    return _written(plan, ready, epochs)
+
+
+def _about(plan: Plan, ready: Ready) -> dict[str, object]:
+    """What it learns from, as far as a run that goes on must find the same."""
+    counts = {part.value: len(ready.pixels.part(part).pictures) for part in Part}
+    return {"categories": list(plan.data.categories), "pictures": counts}
+
+
+def _written(plan: Plan, ready: Ready, epochs: list[Epoch]) -> Trained:
+    """Write the model, and put it where it belongs once the service was seen to compute the same."""
+    made = plan.folder / "model"
+    shutil.rmtree(made, ignore_errors=True)
+    beside = _beside(plan, ready, epochs)
+    source = library.save(ready.config, networks.arrays(ready.made.model), made, beside)
     same = _same(source, ready, plan)
+    made.rename(plan.out)
     shutil.rmtree(plan.folder)
-    return Trained(source, epochs, same)
+    return Trained(replace(source, weights=plan.out / source.weights.name), epochs, same)
 
 
 def find_rate(plan: Plan, watching: Watching) -> tuple[float, Path]:
@@ -143,6 +172,7 @@ class Ready:
 def prepared(plan: Plan, watching: Watching) -> Ready:
     """Decode the pictures, and make the network and its learner. Raises TrainingError, ModelError."""
     recipe = plan.recipe
+    learner.precision(recipe, plan.device)  # refused before all pictures are decoded
     config = networks.config(recipe, plan.data.categories)
     torch.manual_seed(recipe.seed)
     model = networks.make(recipe, len(plan.data.categories))
@@ -162,7 +192,7 @@ def _beside(plan: Plan, ready: Ready, epochs: list[Epoch]) -> dict[str, bytes]:
     title = f"{recipe.architecture}, {recipe.image_size} px"
     record = {
         "recipe": recipe.model_dump(mode="json"),
-        "pictures": {part.value: len(ready.pixels.part(part).pictures) for part in Part},
+        **_about(plan, ready),
         "problems": {problem.value: n for problem, n in plan.data.problems.counts.items()},
         "device": _device_name(plan.device),
         "versions": {name: version(name) for name in ("fastai", "torch", "torchvision", "timm")},
@@ -181,7 +211,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _same(source: ModelSource, ready: Ready, plan: Plan) -> float:
-    """Compare with what a worker will compute; raises TrainingError, and leaves no model, if it differs."""
+    """Compare with what a worker will compute; raises TrainingError if it differs."""
     some = ready.pixels.part(Part.VALIDATION)
     array = some.array[some.rows[:COMPARED]]
     network = Network.load(source, device=str(plan.device), precision="fp32")
@@ -192,7 +222,6 @@ def _same(source: ModelSource, ready: Ready, plan: Plan) -> float:
     validated = validation_vectors(ready.made, COMPARED)
     least = float((service * validated).sum(axis=1).min())
     if not least >= SAME:
-        shutil.rmtree(source.weights.parent)
         raise TrainingError(
             f"the service would compute other vectors than training did (cosine {least:.5f}): this is a bug"
         )

@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of libraries about each other
     import torch
 
-    from worker.training import run
+    from worker.training import checkpoint, run
 
 PARTS = (Part.TRAIN, Part.TRAIN, Part.VALIDATION)
 
@@ -91,10 +91,40 @@ def test_too_few_pictures_for_a_batch(tmp_path: Path) -> None:
 
 def test_what_was_begun_with_other_options_is_not_gone_on_with(tmp_path: Path) -> None:
     run.begin(plan(tmp_path / "model"))
+    run.begin(plan(tmp_path / "model", seed=2))  # nothing was learnt yet
     run.begin(plan(tmp_path / "model"))
+    (plan(tmp_path / "model").folder / checkpoint.NAME).touch()
     with pytest.raises(TrainingError, match="begun with other options"):
         run.begin(plan(tmp_path / "model", seed=1))
     run.begin(plan(tmp_path / "model", seed=1), restart=True)
+
+
+class _Interrupted(Exception):
+    pass
+
+
+def test_what_was_begun_with_other_pictures_is_not_gone_on_with(tmp_path: Path) -> None:
+    def stop(_epoch: Epoch) -> None:
+        raise _Interrupted("after the first epoch")
+
+    of = plan(tmp_path / "model", seed=20_261_125)
+    run.begin(of)
+    with pytest.raises(_Interrupted):
+        run.train(of, run.Watching(on_epoch=stop))
+
+    fewer = run.Plan(data(48), of.recipe, of.out, of.device)
+    with pytest.raises(TrainingError, match="begun with other pictures"):
+        run.train(fewer, run.Watching())
+    resumed: list[int] = []
+    run.train(of, run.Watching(resumed=resumed.append))
+    assert resumed == [1]
+
+
+def test_a_rate_that_is_too_high_is_said(tmp_path: Path) -> None:
+    of = plan(tmp_path / "model", rate=1e30)
+    run.begin(of)
+    with pytest.raises(TrainingError, match="take a smaller --rate"):
+        run.train(of, run.Watching())
 
 
 def test_a_model_that_the_service_would_not_repeat_is_not_given_out(
