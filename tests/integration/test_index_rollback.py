@@ -233,7 +233,8 @@ def test_going_back_ends_a_rollout(database: Database, data_dir: Path) -> None:
     other = second_model(database)
     with database.writing() as session:
         models.begin_rollout(session, other.pk, without_missing=False)
-    assert rollback(database, data_dir).other_model is False
+    done = rollback(database, data_dir)
+    assert (done.other_model, done.ended_rollout) == (False, other.name)
     with database.reading() as session:
         assert models.serving(session).incoming is None
 

@@ -78,4 +78,10 @@ def rollback(
             "added since are embedded under it by the embed workers, and found again when they are.",
             soft_wrap=True,
         )
+    if done.ended_rollout:
+        console.print(
+            f"The rollout of {done.ended_rollout} ended with it: `lookalike-worker models activate` goes on from "
+            "what is embedded.",
+            soft_wrap=True,
+        )
     console.print("It is not replaced by itself: run `lookalike-worker reindex` when it should be.")

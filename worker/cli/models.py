@@ -181,7 +181,10 @@ def _wait(database: Database, model: ModelVersion, *, quiet: bool) -> None:
                 return
             if serving.incoming is None or serving.incoming.pk != model.pk:
                 fail(
-                    StartError(f"{model.name} is not rolled out any more: it was cancelled"), FAILED
+                    StartError(
+                        f"{model.name} is not rolled out any more: it was cancelled, or a rollback ended it"
+                    ),
+                    FAILED,
                 )
             given_up = sum(now.given_up.values())
             if given_up and not now.waiting and not serving.without_missing:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from db.queries import catalogue, generations, models
 from db.queries.generations import LEASE, Generation
+from db.queries.models import ModelVersion
 from db.session import Database
 from worker.index import builder
 from worker.index import generation as opened
@@ -44,6 +45,8 @@ class RolledBack:
     model_digest: str
     other_model: bool
     """Whether that is another model than before."""
+    ended_rollout: str | None
+    """Name of the model that was being rolled out, which is over."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def rollback(
             directory = data_dir / choice.target.directory
             hold = _verified(directory, choice.target)
             _check(lease)
-            _move(database, choice, lease.token)
+            incoming = _move(database, choice, lease.token)
             del hold  # until here, nobody could delete it
     except LeaseHeld as held:
         raise RollbackRefused(
@@ -75,7 +78,7 @@ def rollback(
             "then try again"
         ) from held
     log.info("rolled back from generation %s to %s", choice.current.number, choice.target.number)
-    return _described(database, choice)
+    return _described(database, choice, incoming)
 
 
 # -- which one ------------------------------------------------------------------------------------
@@ -160,8 +163,10 @@ def _check(lease: Lease) -> None:
         raise RollbackRefused(f"not rolled back: {error}; try again") from error
 
 
-def _move(database: Database, choice: _Choice, token: int) -> None:
+def _move(database: Database, choice: _Choice, token: int) -> ModelVersion | None:
+    """Move the pointer; the model whose rollout that ends, if one was under way."""
     with database.writing() as session:
+        incoming = models.serving(session).incoming
         moved = generations.roll_back(
             session,
             choice.target.number,
@@ -170,12 +175,13 @@ def _move(database: Database, choice: _Choice, token: int) -> None:
         )
     if not moved:
         raise RollbackRefused(
-            "not rolled back: another generation became current meanwhile, or the lease was lost; look at "
-            "`lookalike status`, then try again"
+            "not rolled back: another generation became current meanwhile, the lease was lost, or the model was "
+            "retired; look at `lookalike status`, then try again"
         )
+    return incoming
 
 
-def _described(database: Database, choice: _Choice) -> RolledBack:
+def _described(database: Database, choice: _Choice, incoming: ModelVersion | None) -> RolledBack:
     row = choice.target
     with database.reading() as session:
         pending = catalogue.count_changes_since(session, row.revision)
@@ -189,4 +195,5 @@ def _described(database: Database, choice: _Choice) -> RolledBack:
         pending=pending,
         model_digest=row.model_digest,
         other_model=row.model_version_pk != choice.current.model_version_pk,
+        ended_rollout=incoming.name if incoming is not None else None,
     )
