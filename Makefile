@@ -38,13 +38,16 @@ demo: $(INSTALLED) ## Run the main job on real pictures; results in OUT=demo-out
 	$(BIN)/lookalike-worker demo --out '$(OUT)'$(if $(FROM), --from '$(FROM)')
 
 .PHONY: test
-# What measures time, or starts many processes, has the machine for itself.
+# These run in two processes. What measures time, or starts many processes, has the machine for itself.
+BESIDE := tests/unit tests/hostile $(patsubst %,tests/integration/test_%.py,backfill comparing crew db_migrations \
+    evaluating index_histories index_thousand_damages ingest rollout training)
+
 test: $(INSTALLED) ## Run all tests (ARGS='-k name' for some)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	$(BIN)/pytest --numprocesses 2 tests/unit tests/hostile
-	$(BIN)/pytest --ignore tests/unit --ignore tests/hostile
+	$(BIN)/pytest --numprocesses 2 $(BESIDE)
+	$(BIN)/pytest $(addprefix --ignore ,$(BESIDE))
 endif
 
 .PHONY: faults
