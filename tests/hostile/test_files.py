@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ def test_a_hostile_path_ends_as_it_should(tmp_path: Path, case: File) -> None:
     place = Place.made(tmp_path)
     path = case.path(place)
     growth = Growth.of(os.getpid())
+    gc.collect()  # what tests before left open must not be closed in between
     descriptors = len(os.listdir("/proc/self/fd"))
     began = time.monotonic()
     with Fetcher(FetchPolicy(roots=(case.root or place.root,)), cast(Redis, None)) as fetcher:
