@@ -20,6 +20,7 @@ from producer.gateway.access import Scope
 from producer.gateway.gateway import Gateway, looked_after, problem_response
 from producer.gateway.page import render
 from producer.gateway.problems import Problem, Refusal, Refused, refuse, refused
+from producer.gateway.windows import add_lookbook
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def application(gateway: Gateway) -> FastAPI:
     )
     _products(app, gateway)
     _lookups(app, gateway)
+    add_lookbook(app, gateway, _router(app, gateway))
     _service(app, gateway)
     _errors(app)
     _describe(app, gateway)

@@ -96,6 +96,14 @@ class Gateway:
             raise Refused(problem, {"WWW-Authenticate": challenge})
         request.state.owner = key.name
 
+    def scopes(self, request: Request) -> Response:
+        """What the caller may do: nothing, without a key that is known, where there are keys."""
+        if self.access.is_open:
+            _from_this_machine(request)
+            return _json({"open": True, "scopes": sorted(Scope)})
+        key = self.access.key(request.headers.get("authorization"))
+        return _json({"open": False, "scopes": sorted(key.scopes) if key else []})
+
     # -- products ---------------------------------------------------------------------------------
 
     async def add(self, request: Request) -> Response:
