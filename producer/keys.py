@@ -29,9 +29,15 @@ WORKERS = PREFIX + "workers"
 """Hash: process of the service → JSON of its last heartbeat."""
 
 
-def queue(name: str) -> str:
-    """Redis list of a queue."""
-    return PREFIX + name
+UNACKED = PREFIX + "unacked"
+"""Hash of kombu's: delivery tag → JSON of a message that a worker has taken and not acknowledged."""
+UNACKED_INDEX = PREFIX + "unacked_index"
+"""Sorted set of kombu's: delivery tag → when it was taken (epoch seconds)."""
+
+
+def queue(name: str, priority: int = 0) -> str:
+    """Redis list of a queue; kombu has one for each step of priority."""
+    return f"{PREFIX}{name}\x06\x16{priority}" if priority else PREFIX + name
 
 
 def mailbox(question_id: str) -> str:

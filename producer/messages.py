@@ -463,10 +463,17 @@ class BatchReply(Frozen):
 
 
 class QueueStatus(Frozen):
-    """Messages waiting in a queue."""
+    """The messages of a queue."""
 
     name: str
     waiting: int
+    """Not taken by any worker yet, of whatever priority."""
+    unacked: int | None = None
+    """Taken by workers and not acknowledged: what they are at, and what they hold in hand. None where nobody may
+    look: a shop's user of Redis."""
+    oldest: float | None = None
+    """Seconds since the oldest was sent: of all that are un-acknowledged, and of those that wait the next one.
+    A job sent again counts from when it was accepted. None when there is none, or nobody may look."""
 
 
 class GenerationStatus(Frozen):

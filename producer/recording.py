@@ -204,7 +204,7 @@ class _Recording:
     def queues(self) -> tuple[QueueStatus, ...]:
         """Nothing waits."""
         self._reach()
-        return tuple(QueueStatus(name=queue.value, waiting=0) for queue in Queue)
+        return tuple(QueueStatus(name=queue.value, waiting=0, unacked=0) for queue in Queue)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from producer import keys
+from producer.depths import depths, lengths
 from producer.errors import QueueUnavailable, SettingsError
 from producer.ledger import Ledger
 from producer.mailbox import LookupState, Mailbox
@@ -27,7 +27,6 @@ from producer.messages import (
     Message,
     Outcome,
     Question,
-    Queue,
     QueueStatus,
 )
 from producer.pictures import PictureStore
@@ -87,7 +86,7 @@ class Transport(Protocol):
         """Those of the jobs that are neither waiting nor remembered."""
 
     def queues(self) -> tuple[QueueStatus, ...]:
-        """How many messages wait in each queue."""
+        """The messages of each queue."""
 
     def close(self) -> None:
         """Let go of every connection."""
@@ -129,6 +128,7 @@ class RedisTransport:
         self._mailbox = Mailbox(self._redis, settings.lookup_ttl)
         self._ledger = Ledger(self._redis, signer=Signer.of(settings.signing_keys))
         self._pictures = PictureStore(self._redis)
+        self._may_look = True
         self._sender: _Sender | None = None
         self._lock = threading.Lock()
 
@@ -178,15 +178,14 @@ class RedisTransport:
             return self._ledger.missing(job_ids)
 
     def queues(self) -> tuple[QueueStatus, ...]:
-        """How many messages wait in each queue, in one round trip."""
-        with self._reaching(), self._redis.pipeline(transaction=False) as pipe:
-            for queue in Queue:
-                pipe.llen(keys.queue(queue.value))
-            lengths = pipe.execute()
-        return tuple(
-            QueueStatus(name=queue.value, waiting=length)
-            for queue, length in zip(Queue, lengths, strict=True)
-        )
+        """The messages of each queue, in one round trip; to a user who may not look, how many wait."""
+        with self._reaching():
+            if self._may_look:
+                try:
+                    return depths(self._redis)
+                except ResponseError:
+                    self._may_look = False
+            return lengths(self._redis)
 
     def close(self) -> None:
         """Let go of every connection; the next call would make new ones."""

@@ -152,6 +152,20 @@ def test_a_shop_can_do_all_that_a_producer_does(door: Door, service: Group) -> N
     assert {each for each in refused if each[1] != "client|setinfo"} == set()
 
 
+def test_a_shop_learns_how_many_messages_wait_and_is_not_refused_twice(door: Door) -> None:
+    with door.shop() as shop:
+        seen = shop.queue_status()
+        assert {(each.unacked, each.oldest) for each in seen} == {(None, None)}
+        refusals = _refusals(door)
+        assert shop.queue_status() == seen
+        assert _refusals(door) == refusals > 0
+
+
+def _refusals(door: Door) -> int:
+    with Redis.from_url(door.server.url, decode_responses=True) as admin:
+        return sum(each["count"] for each in admin.acl_log() if each["object"] == "evalsha")
+
+
 FORBIDDEN = [
     ("KEYS", "*"),
     ("SCAN", "0"),
