@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, Integer, MetaData
+from sqlalchemy import BigInteger, DateTime, Integer, MetaData, String
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import JSON, TypeDecorator
 
 BigKey = BigInteger().with_variant(Integer, "sqlite")
 """64-bit key; SQLite numbers rows by itself only in a column spelled INTEGER."""
+ProductKey = String(255).with_variant(String(255, collation="C"), "postgresql")
+"""A shop's own id, in the order of its characters on both, so that what begins alike lies together in an index."""
 Json = JSON()
 """As text on both: JSONB would give back 1e16 as an integer, and the keys in another order than SQLite."""
 

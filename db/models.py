@@ -21,17 +21,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.base import Base, BigKey
+from db.base import Base, BigKey, ProductKey
 
 
 class Product(Base):
     """What the shop sells, known by its own id."""
 
     __tablename__ = "product"
+    __table_args__ = (Index("ix_product_category_product_id", "category", "product_id"),)
 
     pk: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    product_id: Mapped[str] = mapped_column(String(255), unique=True)
-    category: Mapped[str | None] = mapped_column(String(255), index=True)
+    product_id: Mapped[str] = mapped_column(ProductKey, unique=True)
+    category: Mapped[str | None] = mapped_column(String(255))
     attributes: Mapped[dict[str, Any]]
     version: Mapped[int] = mapped_column(BigInteger)
     """Version of the message that the category and attributes are from."""
@@ -219,3 +220,22 @@ class DeadLetter(Base):
     created_at: Mapped[datetime]
 
     __table_args__ = (UniqueConstraint("job_id", "product_id", "name"),)
+
+
+class Judgement(Base):
+    """What somebody thinks of a match: by the shop's ids, since it holds whatever becomes of the products."""
+
+    __tablename__ = "judgement"
+    __table_args__ = (UniqueConstraint("product_id", "match_id", "judge"),)
+
+    pk: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    product_id: Mapped[str] = mapped_column(ProductKey)
+    """What was asked about."""
+    match_id: Mapped[str] = mapped_column(ProductKey)
+    judge: Mapped[str] = mapped_column(String(255))
+    good: Mapped[bool]
+    model_version_pk: Mapped[int | None] = mapped_column(ForeignKey("model_version.pk"))
+    generation: Mapped[int | None] = mapped_column(ForeignKey("index_generation.number"))
+    """What gave the match, where it is known."""
+    distance: Mapped[float | None]
+    judged_at: Mapped[datetime]

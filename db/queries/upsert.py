@@ -1,4 +1,4 @@
-"""INSERT … ON CONFLICT DO NOTHING, which SQLAlchemy spells per dialect."""
+"""INSERT … ON CONFLICT, which SQLAlchemy spells per dialect."""
 
 from __future__ import annotations
 
@@ -19,8 +19,17 @@ def insert_new(session: Session, table: type[Base], rows: Sequence[Mapping[str, 
     """
     if not rows:
         return
+    session.connection().execute(_insert(session, table).on_conflict_do_nothing(), list(rows))
+
+
+def put(session: Session, table: type[Base], row: Mapping[str, Any], key: Sequence[str]) -> None:
+    """Insert the row, or give the one of the same key its values."""
+    values = {name: value for name, value in row.items() if name not in key}
+    statement = _insert(session, table).values(**row)
+    session.connection().execute(statement.on_conflict_do_update(index_elements=key, set_=values))
+
+
+def _insert(session: Session, table: type[Base]) -> Any:
     if session.get_bind().dialect.name == "sqlite":
-        statement: Any = sqlite.insert(table).on_conflict_do_nothing()
-    else:
-        statement = postgresql.insert(table).on_conflict_do_nothing()
-    session.connection().execute(statement, list(rows))
+        return sqlite.insert(table)
+    return postgresql.insert(table)

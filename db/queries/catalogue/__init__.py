@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from db.merge import ImageChange, ProductRemoval
 from db.queries.catalogue.applying import Applied, apply, reveal
+from db.queries.catalogue.browsing import ShownProduct, Wanted, categories, page
 from db.queries.catalogue.comparing import StoredImage, live_products, stored_images
 from db.queries.catalogue.finding import (
     Counts,
@@ -43,12 +44,15 @@ __all__ = [
     "LiveProduct",
     "NewEmbedding",
     "ProductRemoval",
+    "ShownProduct",
     "StoredImage",
     "VectorBlock",
+    "Wanted",
     "add_embeddings",
     "add_thumbnails",
     "apply",
     "attributes_since",
+    "categories",
     "changes_since",
     "count",
     "count_changes_since",
@@ -59,6 +63,7 @@ __all__ = [
     "known_embeddings",
     "live_images",
     "live_products",
+    "page",
     "reveal",
     "stored_images",
     "stream_vectors",
