@@ -50,6 +50,15 @@ else
 	$(BIN)/pytest $(addprefix --ignore ,$(BESIDE))
 endif
 
+# What a few tests drive or read, where it is there: they are skipped without it.
+PROGRAMS := /usr/bin/chromium:chromium /usr/bin/promtool:prometheus /usr/share/datasets/fashion-mnist:dataset-fashion-mnist
+
+.PHONY: programs
+programs: ## Install what some tests are skipped without: a browser, promtool, pictures (Debian, as root)
+	@missing=; for each in $(PROGRAMS); do [ -e "$${each%%:*}" ] || missing="$$missing $${each##*:}"; done; \
+	[ -z "$$missing" ] || { apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$missing >/dev/null; }
+
 .PHONY: faults
 faults: $(INSTALLED) ## Try to break every promise, a line for each (two hours; ARGS='redis --short' for some)
 	$(BIN)/python -m tests.faults $(ARGS)
