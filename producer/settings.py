@@ -67,6 +67,15 @@ class ProducerSettings(BaseSettings):
         return load(cls)
 
 
+class WatchedSettings(ProducerSettings):
+    """What a process that runs on needs to know besides, to be watched."""
+
+    metrics_port: int | None = Field(None, ge=0, le=65_535)
+    """Port on which the process serves /metrics, /live and /ready; none when not set, or 0."""
+    metrics_host: str = Field("127.0.0.1", min_length=1)
+    """Address of it. It asks for no key: keep it to machines that may read figures."""
+
+
 def load(settings: Callable[[], _S]) -> _S:
     """Build `settings` from the environment, turning validation errors into one readable SettingsError."""
     try:

@@ -12,7 +12,7 @@ from producer.gateway.settings import GatewaySettings
 from worker.up import Child
 
 LOOPBACK = "127.0.0.1"
-NEEDED = ("fastapi", "uvicorn", "python_multipart")
+NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
 @dataclass(frozen=True)

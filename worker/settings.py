@@ -9,12 +9,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from producer.settings import ProducerSettings
+from producer.settings import WatchedSettings
 from worker.images.stores import bucket_rule, store_options
 from worker.index.engines import EngineName
 
 
-class WorkerSettings(ProducerSettings):
+class WorkerSettings(WatchedSettings):
     """What every process of the service needs to know. Every field is the variable LOOKALIKE_<FIELD>."""
 
     database_url: SecretStr | None = None
@@ -64,6 +64,9 @@ class WorkerSettings(ProducerSettings):
     rebuild_after_changes: int = Field(5000, ge=1)
     """Pending changes at which it is rebuilt earlier."""
     keep_generations: int = Field(2, ge=2)
+
+    recall_sample: float = Field(10.0, ge=0)
+    """Least seconds between two lookups that a process answers once more exactly, to measure recall; 0: never."""
 
     grace: float = Field(30.0, gt=0)
     """Seconds that a stopping worker may take to finish what it is doing."""

@@ -8,7 +8,7 @@ import sys
 from producer.cli.terminal import Terminal
 from producer.errors import SettingsError
 
-NEEDED = ("fastapi", "starlette", "uvicorn", "h11", "python_multipart")
+NEEDED = ("fastapi", "starlette", "uvicorn", "h11", "python_multipart", "prometheus_client")
 
 
 def serve(terminal: Terminal, host: str | None, port: int | None) -> None:

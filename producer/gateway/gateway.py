@@ -61,9 +61,13 @@ class Gateway:
         self._quick = Threads("asking", ASKING, WAITING)
         self._slow = Threads("loading", LOADING, LOADS_WAITING)
         self._limits = Limits(settings.max_body, settings.http_timeout)
+        self.pools = (self._quick, self._slow)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """In which it runs, once it does."""
 
     async def run(self) -> None:
         """Look after the mailboxes until cancelled, then let go of every connection."""
+        self.loop = asyncio.get_running_loop()
         try:
             await self.mailboxes.run()
         finally:

@@ -104,6 +104,11 @@ class Mailboxes:
         """Whether nobody may wait any more."""
         return self._closing
 
+    @property
+    def watchers(self) -> int:
+        """How many wait."""
+        return len(self._looks)
+
     async def close(self) -> None:
         """Let go of the connection."""
         await self._redis.aclose()

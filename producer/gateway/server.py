@@ -14,8 +14,10 @@ import uvicorn
 from producer.errors import SettingsError
 from producer.gateway.app import application
 from producer.gateway.gateway import Gateway
+from producer.gateway.measures import Measured
 from producer.gateway.protocol import protocol
 from producer.gateway.settings import GatewaySettings
+from producer.gateway.watching import watched
 
 GRACE = 10.0
 """Seconds that running requests have when the server stops."""
@@ -31,7 +33,7 @@ def serve(settings: GatewaySettings, on_ready: Callable[[str], object]) -> None:
     listener = listen(settings)
     gateway = Gateway(settings)
     config = uvicorn.Config(
-        application(gateway),
+        Measured(application(gateway)),
         http=protocol(settings.http_timeout),
         ws="none",
         loop="asyncio",
@@ -45,7 +47,7 @@ def serve(settings: GatewaySettings, on_ready: Callable[[str], object]) -> None:
         timeout_graceful_shutdown=int(GRACE),
         h11_max_incomplete_event_size=MAX_HEADERS,
     )
-    with listener:
+    with listener, watched(settings, gateway):
         on_ready(address(listener))
         asyncio.run(_Server(config, gateway.stop_soon).serve(sockets=[listener]))
 

@@ -10,13 +10,13 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from producer.gateway.access import parse_keys
 from producer.pictures import MAX_BYTES
-from producer.settings import ProducerSettings, load
+from producer.settings import WatchedSettings, load
 
 DEFAULT_PORT = 8390
 LEAST_BODY = 4096
 
 
-class GatewaySettings(ProducerSettings):
+class GatewaySettings(WatchedSettings):
     """What the gateway needs to know besides. Every field is the variable LOOKALIKE_<FIELD>."""
 
     api_keys: SecretStr | None = None

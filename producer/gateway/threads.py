@@ -18,15 +18,16 @@ class Threads:
     """A few threads, with a queue that has an end."""
 
     def __init__(self, name: str, count: int, waiting: int) -> None:
+        self.name, self.count, self.most = name, count, count + waiting
+        self.taken = 0
+        """Requests that have a thread, or wait for one."""
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
-        self._most = count + waiting
-        self._taken = 0
 
     async def run(self, work: Callable[[], R]) -> R:
         """What `work` returns. Raises what it raises, and Refused when too many wait, or it takes too long."""
-        if self._taken >= self._most:
+        if self.taken >= self.most:
             raise refuse(Refusal.BUSY, "Send the request again in a moment.")
-        self._taken += 1
+        self.taken += 1
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
         future.add_done_callback(self._ended)
         done, _ = await asyncio.wait([future], timeout=ANSWER_WITHIN)
@@ -43,6 +44,6 @@ class Threads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ended(self, future: asyncio.Future[R]) -> None:
-        self._taken -= 1
+        self.taken -= 1
         if not future.cancelled():
             future.exception()  # somebody has looked: nothing to warn of
