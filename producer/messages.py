@@ -499,6 +499,19 @@ class WorkerStatus(Frozen):
     """Seconds since the epoch."""
 
 
+class FreshnessStatus(Frozen):
+    """Seconds from a job's acceptance until lookups find what it brought, of the last so many changes.
+
+    A change counts once for each process that answers lookups; a retry counts from when it was written down.
+    """
+
+    p50: float
+    p95: float
+    samples: int
+    since: datetime
+    """When the first of them was measured."""
+
+
 class StatusReply(Frozen):
     """What `lookalike status` shows of the service behind the queues."""
 
@@ -514,6 +527,10 @@ class StatusReply(Frozen):
     workers: tuple[WorkerStatus, ...] = ()
     rebuild_failure: str | None = None
     """Why the last rebuild failed, if it did."""
+    queues: tuple[QueueStatus, ...] = ()
+    """As a worker sees them, who may look into messages."""
+    freshness: FreshnessStatus | None = None
+    """None before the first change, or without Redis."""
 
 
 class Thumbnail(Frozen):

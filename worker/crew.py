@@ -31,6 +31,8 @@ class Crew:
     fetch: Callable[[ImageRef], Picture]
     executor: Executor
     open_quarantine: Callable[[ModelVersion], Quarantine]
+    on_commit: Callable[[int, float], object] | None = None
+    """As `Ingester.on_commit`."""
     _quarantines: dict[int, Quarantine] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -62,6 +64,7 @@ class Crew:
             model_version_pk=active.model.pk,
             prepare=preparer.prepare,
             quarantine=lambda items: self._quarantine(active.model).prepare(items),
+            on_commit=self.on_commit,
         )
 
     def _quarantine(self, model: ModelVersion) -> Quarantine:

@@ -44,6 +44,8 @@ class Ingester:
     prepare: Prepare
     quarantine: Prepare
     """As `prepare`, for a chunk that workers died with: whatever a picture does to it, the others come back."""
+    on_commit: Callable[[int, float], object] | None = None
+    """Told the revision of what lookups can see since a commit, and when its job was accepted (epoch seconds)."""
 
     def ingest(self, claim: Claim[IngestChunk]) -> Outcome:
         """Make the chunk's pictures searchable and tell the ledger.
@@ -67,7 +69,9 @@ class Ingester:
         ]
         dead = [each for each in prepared.refused if each not in again]
         retry = follow_up(chunk, [each.item for each in again]) if again else None
-        self._commit(claim, prepared, dead)
+        revision = self._commit(claim, prepared, dead)
+        if revision is not None and self.on_commit is not None:
+            self.on_commit(revision, chunk.accepted_at)
         failures = [_failure(each, None) for each in dead]
         failures += [_failure(each, retry) for each in again]
         outcome = Outcome(applied=len(prepared.pictured), failures=tuple(failures))
@@ -76,7 +80,7 @@ class Ingester:
 
     def _commit(
         self, claim: Claim[IngestChunk], prepared: Prepared, dead: Sequence[Refused]
-    ) -> None:
+    ) -> int | None:
         made = {self.model_version_pk: prepared.vectors, **prepared.beside}
         with self.database.writing() as session:
             for model_version_pk in sorted(
@@ -90,12 +94,13 @@ class Ingester:
             revisions.lock(session)
             embedded = _visible(session, made)
             applied = catalogue.apply(session, changes, [], embedded=embedded)
-            catalogue.reveal(session, embedded, applied.revision)
+            revealed = catalogue.reveal(session, embedded, applied.revision)
             # Under the catalogue's lock: `verify --repair` deletes vectors that nobody used a moment ago.
             known = {each.sha256 for each in prepared.pictured} - prepared.vectors.keys()
             if known - catalogue.known_embeddings(session, known, self.model_version_pk):
                 raise _EmbeddingGone
             fences.check(session, claim.job.id, claim.token)
+        return applied.revision if applied.revision is not None else revealed
 
 
 def _visible(session: Session, made: Mapping[int, Vectors]) -> set[bytes]:

@@ -53,6 +53,7 @@ from worker.crew import Crew
 from worker.departure import BROKEN, STUCK, Departure
 from worker.desk import Desk
 from worker.failures import RebuildFailures
+from worker.freshness import Commits, Sightings
 from worker.index.errors import BuildFailed, BuildStopped, BuildSuperseded
 from worker.index.follower import Follower
 from worker.index.pin import PinReminder
@@ -163,6 +164,7 @@ def _embed(process: Process) -> Handlers:
         fetch=studio.fetch,
         executor=executor,
         open_quarantine=lambda model: Quarantine(process.settings, process.database, model.pk),
+        on_commit=Commits(process.redis).note,
     )
     process.closing.callback(crew.close)
     backfill = Backfill(
@@ -294,7 +296,8 @@ def _register_first(settings: WorkerSettings, database: Database) -> None:
 def _answerer(process: Process) -> Answerer:
     # Lookups run side by side already; BLAS threads under each of them would only get in their way.
     process.closing.enter_context(threadpool_limits(limits=1, user_api="blas"))
-    follower = Follower(process.database, process.settings.data_dir)
+    sightings = process.closing.enter_context(Sightings(process.redis))
+    follower = Follower(process.database, process.settings.data_dir, on_revision=sightings.see)
     follower.start()
     process.closing.callback(follower.stop)
     return Answerer(process.database, follower)

@@ -6,8 +6,10 @@ from redis import Redis
 
 from db.queries import catalogue, dead_letters, generations, models
 from db.session import Database
+from producer.depths import depths
 from producer.messages import GenerationStatus, StatusReply, WorkerStatus
 from worker.failures import RebuildFailures
+from worker.freshness import freshness
 from worker.heartbeat import beating
 
 
@@ -18,6 +20,7 @@ def status(database: Database, redis: Redis) -> StatusReply:
         for beat in beating(redis)
     ]
     failure = RebuildFailures(redis).last()
+    queues, fresh = depths(redis), freshness(redis)
     with database.reading() as session:
         counts = catalogue.count(session)
         head = catalogue.head(session)
@@ -45,4 +48,6 @@ def status(database: Database, redis: Redis) -> StatusReply:
             dead_letters=dead_letters.count_by_reason(session),
             workers=tuple(workers),
             rebuild_failure=failure.reason if failure else None,
+            queues=queues,
+            freshness=fresh,
         )

@@ -61,11 +61,14 @@ class Follower:
         *,
         clock: Callable[[], datetime] = _utc_now,
         interval: float = 0.25,
+        on_revision: Callable[[int], object] | None = None,
     ) -> None:
+        """`on_revision` is told each revision once the view has all changes up to it; it must not wait."""
         self._database = database
         self._data_dir = data_dir
         self._clock = clock
         self._interval = interval
+        self._on_revision = on_revision
         self._writing = threading.Lock()
         self._opening = threading.Lock()
         self._stopping = threading.Event()
@@ -165,13 +168,13 @@ class Follower:
             generation, model = self._choose(session)
             loaded = self._loaded(session, generation, model)
         with self._writing:
-            self._state = self._advanced(loaded)
+            state = self._publish(self._advanced(loaded))
             log.info(
                 "answering from generation %s at revision %s",
-                self._state.view.number,
-                self._state.view.revision,
+                state.view.number,
+                state.view.revision,
             )
-            return self._state
+            return state
 
     def _choose(self, session: Session) -> tuple[Generation | None, ModelVersion | None]:
         """The current generation or, where it is refused, the newest one before that can be opened."""
@@ -220,13 +223,21 @@ class Follower:
         if head.revision <= seen.view.revision:
             return seen
         with self._writing:
-            self._state = _brought_up(session, self._state or seen)
-            return self._state
+            return self._publish(_brought_up(session, self._state or seen))
 
     def _advance(self, seen: _State) -> _State:
         with self._writing:
-            self._state = self._advanced(self._state or seen)
-            return self._state
+            return self._publish(self._advanced(self._state or seen))
+
+    def _publish(self, state: _State) -> _State:
+        """Answer lookups from this state; the caller holds the writer's lock."""
+        before, self._state = self._state, state
+        view = state.view
+        if self._on_revision is not None and (
+            before is None or before.view.revision != view.revision
+        ):
+            self._on_revision(view.revision)
+        return state
 
     def _advanced(self, state: _State) -> _State:
         """The state with every committed change; the caller holds the writer's lock."""
