@@ -26,6 +26,8 @@ class Reason(StrEnum):
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
     INVALID_MESSAGE = "invalid_message"
+    UNKNOWN_GENERATION = "unknown_generation"
+    NOT_IN_GENERATION = "not_in_generation"
 
     @property
     def meaning(self) -> str:
@@ -51,4 +53,6 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.UNAVAILABLE: "the catalogue was away; of lookups only",
     Reason.INTERNAL: "a bug: it failed unexpectedly, each time",
     Reason.INVALID_MESSAGE: "the workers do not understand the message: an older version on one side",
+    Reason.UNKNOWN_GENERATION: "no index generation of this number is kept; of lookups only",
+    Reason.NOT_IN_GENERATION: "the product came after that index generation; of lookups only",
 }

@@ -38,12 +38,14 @@ def requeue(
     resender: Resender,
     chunk_size: int,
     on_share: Callable[[float], None] = lambda share: None,
+    *,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Requeued:
     """Send the letters again, and forget each chunk of them once it is in the ledger.
 
-    Items keep their versions: where the shop has changed or removed a product meanwhile, that holds. A crash in
-    between leaves an item on the queue and in its letter, which is harmless. Raises as `Resender.send` does, and
-    DatabaseUnavailable.
+    It ends early once `enough`, which is asked between pages. Items keep their versions: where the shop has changed
+    or removed a product meanwhile, that holds. A crash in between leaves an item on the queue and in its letter,
+    which is harmless. Raises as `Resender.send` does, and DatabaseUnavailable.
     """
     sent = seen = expired = signed = 0
     unreadable: list[int] = []
@@ -66,18 +68,26 @@ def requeue(
             sent += len(chunk)
         seen += len(page)
         on_share(min(seen / max(total, 1), 1.0))
+        if enough():
+            break
     return Requeued(sent, tuple(unreadable), expired, signed)
 
 
 def discard(
-    database: Database, which: Which, on_share: Callable[[float], None] = lambda share: None
+    database: Database,
+    which: Which,
+    on_share: Callable[[float], None] = lambda share: None,
+    *,
+    enough: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Forget the letters for good; how many."""
+    """Forget the letters for good; how many. It ends early once `enough`, which is asked between pages."""
     done = 0
     which, total = as_of_now(database, which)
     for page in _pages(database, which):
         done += _forget(database, [letter.pk for letter in page])
         on_share(min(done / max(total, 1), 1.0))
+        if enough():
+            break
     return done
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +28,10 @@ from worker import choosing
 from worker.choosing import Pool
 from worker.index import attributes, filters, score
 from worker.index.errors import WrongModel
-from worker.index.follower import Follower
 from worker.index.score import Vectors
 from worker.index.search import Ask, Candidates, nearest
 from worker.index.view import View
+from worker.sampling import NEAREST, Sample, Sampler
 from worker.taste import blend
 
 Flags = NDArray[np.bool_]
@@ -81,10 +82,21 @@ class _Search:
         return len(self.described) < len(self.asked)
 
 
+class Views(Protocol):
+    """What gives the view of the index to answer from."""
+
+    @property
+    def view(self) -> View:
+        """The last one."""
+
+    def refresh(self) -> View:
+        """The newest one."""
+
+
 class Answerer:
     """Answers questions; one per process, for all of its threads. Every method may raise DatabaseUnavailable."""
 
-    def __init__(self, database: Database, follower: Follower) -> None:
+    def __init__(self, database: Database, follower: Views) -> None:
         self._database = database
         self._follower = follower
 
@@ -156,13 +168,20 @@ class Answerer:
         self, questions: Callable[[_Search], list[_Question]], selection: Selection
     ) -> list[Reply]:
         """Answer from one view, and again from a newer one where SQL shows that it was overtaken."""
+        answered = -1
         for _ in range(ATTEMPTS):
             view = self._follower.refresh()
+            if view.revision == answered:  # there is none that is newer
+                break
+            answered = view.revision
             with self._database.reading() as session:
                 search = _Search(view, session, selection)
-                replies = _answered(search, questions(search))
+                asked = questions(search)
+                replies = _answered(search, asked)
             if not search.stale:
                 break
+        if self._sampler is not None and asked:
+            self._sampler.offer(lambda: Sample(view, _ask(search, asked[:1], NEAREST)))
         return replies
 
 

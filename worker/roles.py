@@ -17,13 +17,24 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
+from pydantic import BaseModel
 from redis import Redis
 from threadpoolctl import threadpool_limits
 
 from db.queries import models
 from db.session import Database
 from producer.broker import send
+from producer.browsing import (
+    Browse,
+    CategoryList,
+    Discard,
+    FailureList,
+    GenerationList,
+    PastLookup,
+    Requeue,
+)
 from producer.comparison import Comparison, ProductList
+from producer.judging import JudgeMatch, JudgementList
 from producer.ledger import Ledger
 from producer.mailbox import Mailbox
 from producer.messages import (
@@ -32,6 +43,7 @@ from producer.messages import (
     Message,
     PictureLookup,
     ProductLookup,
+    Question,
     Queue,
     Reindex,
     RemoveChunk,
@@ -45,8 +57,10 @@ from producer.messages import (
 from worker import shelf
 from worker.app import TICK_LIFE
 from worker.backfill import Backfill
+from worker.browsing import CategoryCounts, browse, failures, kept_generations
 from worker.busy import Busy
 from worker.claims import Claims
+from worker.clearing import discard, requeue
 from worker.comparing import compare, list_products
 from worker.courtesy import Courtesy, Visitors, aside
 from worker.crew import Crew
@@ -60,7 +74,9 @@ from worker.index.pin import PinReminder
 from worker.index.rebuild import BuildSettings, RebuildLimits, due, read_state, rebuild
 from worker.ingest import remove
 from worker.jobs import Jobs
+from worker.judging import judge, judgements_of
 from worker.lookup import Answerer
+from worker.past import Past
 from worker.picture_answerer import PictureAnswerer
 from worker.quarantine import Quarantine
 from worker.serving import Serving
@@ -224,10 +240,35 @@ def _index(process: Process) -> Handlers:
         ProductList: lambda question: desk.answer(
             question, lambda: list_products(database, question)
         ),
+        **_lookbook(process),
         WatchIndex: lambda _: _watch_index(process, reminder),
         Reindex: lambda message: _reindex(process, message),
         SweepLedger: lambda _: sweep(ledger, lambda job: send(app, job)),
     }
+
+
+def _lookbook(process: Process) -> Handlers:
+    """What people ask in front of a page, aside from the processes that answer shops."""
+    database, settings, desk = process.database, process.settings, process.desk
+    counts = CategoryCounts(database)
+    past = Past(database, settings.data_dir)
+    process.closing.callback(past.close)
+    answers: Mapping[type[Question], Callable[[Any], BaseModel]] = {
+        Browse: lambda question: browse(database, question),
+        CategoryList: lambda _: counts.now(),
+        GenerationList: lambda _: kept_generations(database),
+        PastLookup: lambda question: aside(lambda: past.answer(question)),
+        FailureList: lambda question: failures(database, question),
+        Requeue: lambda question: requeue(database, settings, question),
+        Discard: lambda question: discard(database, question),
+        JudgeMatch: lambda question: judge(database, question),
+        JudgementList: lambda question: judgements_of(database, question),
+    }
+
+    def handler(answer: Callable[[Any], BaseModel]) -> Callable[[Any], object]:
+        return lambda question: desk.answer(question, lambda: answer(question))
+
+    return {kind: handler(answer) for kind, answer in answers.items()}
 
 
 DUTIES: Mapping[Role, Duty] = {

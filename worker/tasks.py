@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from producer.browsing import (
+    Browse,
+    CategoryList,
+    Discard,
+    FailureList,
+    GenerationList,
+    PastLookup,
+    Requeue,
+)
 from producer.comparison import Comparison, ProductList
+from producer.judging import JudgeMatch, JudgementList
 from producer.messages import (
     IngestChunk,
     PictureLookup,
@@ -75,6 +85,60 @@ def compare(body: object, signature: str = "") -> None:
 def products(body: object, signature: str = "") -> None:
     """List the catalogue's products."""
     handle(ProductList, body)
+
+
+@shared_task(name=Browse.task)
+def browse(body: object, signature: str = "") -> None:
+    """Give a page of the catalogue."""
+    handle(Browse, body)
+
+
+@shared_task(name=CategoryList.task)
+def categories(body: object, signature: str = "") -> None:
+    """Count the products of each category."""
+    handle(CategoryList, body)
+
+
+@shared_task(name=GenerationList.task)
+def generations(body: object, signature: str = "") -> None:
+    """List the generations that are kept."""
+    handle(GenerationList, body)
+
+
+@shared_task(name=PastLookup.task)
+def past(body: object, signature: str = "") -> None:
+    """Answer a lookup as a kept generation would have."""
+    handle(PastLookup, body)
+
+
+@shared_task(name=FailureList.task)
+def failures(body: object, signature: str = "") -> None:
+    """Give a page of what was given up."""
+    handle(FailureList, body)
+
+
+@shared_task(name=Requeue.task)
+def requeue(body: object, signature: str = "") -> None:
+    """Send again what was given up."""
+    handle(Requeue, body)
+
+
+@shared_task(name=Discard.task)
+def discard(body: object, signature: str = "") -> None:
+    """Forget what was given up."""
+    handle(Discard, body)
+
+
+@shared_task(name=JudgeMatch.task)
+def judge(body: object, signature: str = "") -> None:
+    """Keep what somebody thinks of a match."""
+    handle(JudgeMatch, body)
+
+
+@shared_task(name=JudgementList.task)
+def judgements(body: object, signature: str = "") -> None:
+    """Give what anybody thinks of a product's matches."""
+    handle(JudgementList, body)
 
 
 @shared_task(name=WatchIndex.task)

@@ -67,9 +67,7 @@ def withdraw(session: Session, product_id: str, match_id: str, judge: str) -> No
 def of_product(session: Session, product_id: str, limit: int) -> list[Judgement]:
     """What anybody thinks of the matches of a product, by match."""
     statement = (
-        _ROW.where(Table.product_id == product_id)
-        .order_by(Table.match_id, Table.pk)
-        .limit(limit)
+        _ROW.where(Table.product_id == product_id).order_by(Table.match_id, Table.pk).limit(limit)
     )
     return [Judgement(*row) for row in session.execute(statement)]
 

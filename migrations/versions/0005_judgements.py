@@ -45,7 +45,7 @@ def upgrade() -> None:
             "product_id", "match_id", "judge", name=op.f("uq_judgement_product_id_match_id_judge")
         ),
     )
-    # Last: lookups wait for what follows, on PostgreSQL about a second for every million products.
+    # Last: lookups wait for what follows, on PostgreSQL two seconds with a million products.
     _order_ids_by("C")
     op.drop_index(op.f("ix_product_category"), table_name="product")
     op.create_index("ix_product_category_product_id", "product", ["category", "product_id"])

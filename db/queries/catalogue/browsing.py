@@ -49,15 +49,11 @@ _LIVE = (
 """Not as EXISTS: PostgreSQL would make a join of it, and read all pictures for a page."""
 _CATEGORIES = Read(
     select(Product.category, func.count())
-    .where(
-        select(Image.pk)
-        .where(Image.product_pk == Product.pk, Image.removed.is_(False))
-        .correlate(Product)
-        .exists()
-    )
+    .where(Product.pk.in_(select(Image.product_pk).where(Image.removed.is_(False))))
     .group_by(Product.category),
     bulk=True,
 )
+"""Not as EXISTS: SQLite would look for pictures in the order of the categories, which takes ten times as long."""
 
 
 def page(session: Session, wanted: Wanted, after: str | None, limit: int) -> list[ShownProduct]:
