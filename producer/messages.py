@@ -497,6 +497,33 @@ class WorkerStatus(Frozen):
     pid: int
     started_at: float
     """Seconds since the epoch."""
+    busy: int = 0
+    """Messages that it is working on."""
+    longest: float | None = None
+    """Seconds for which it has been working on the oldest of them; None when it is idle."""
+    stuck: bool = False
+    """Whether that takes suspiciously long: half of what has the process started anew."""
+
+
+class RolloutStatus(Frozen):
+    """A model that is being rolled out."""
+
+    model_version: str
+    model_name: str
+    images: int
+    """Pictures of the catalogue."""
+    embedded: int
+    given_up: dict[str, int] = Field(default_factory=dict)
+    """Those that could not be embedded anew, by reason."""
+    without_missing: bool = False
+    """Whether it becomes active all the same."""
+    waits_for: str | None = None
+    """What keeps it from going on, if anything does."""
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that are neither embedded nor given up."""
+        return max(0, self.images - self.embedded - sum(self.given_up.values()))
 
 
 class FreshnessStatus(Frozen):
@@ -530,7 +557,9 @@ class StatusReply(Frozen):
     queues: tuple[QueueStatus, ...] = ()
     """As a worker sees them, who may look into messages."""
     freshness: FreshnessStatus | None = None
-    """None before the first change, or without Redis."""
+    """None before the first change."""
+    rollout: RolloutStatus | None = None
+    """None when no model is being rolled out."""
 
 
 class Thumbnail(Frozen):

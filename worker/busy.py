@@ -45,6 +45,12 @@ class Busy:
         """All of them, the oldest first."""
         return [task.message for task in self._sorted()]
 
+    @property
+    def ages(self) -> list[tuple[Message, float]]:
+        """All of them and the seconds since they were begun, the oldest first."""
+        now = self._clock()
+        return [(task.message, now - task.since) for task in self._sorted()]
+
     def longer_than(self, seconds: float) -> list[Message]:
         """Those that were begun more than so long ago, the oldest first."""
         now = self._clock()

@@ -7,7 +7,8 @@ import logging
 import os
 import socket
 import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from types import TracebackType
 from typing import Self, cast
 
@@ -32,6 +33,12 @@ class Beating:
     pid: int
     started_at: float
     beat_at: float
+    busy: int = 0
+    """Messages that it is working on."""
+    longest: float | None = None
+    """Seconds for which it has been working on the oldest of them."""
+    stuck: bool = False
+    """Whether that takes suspiciously long."""
 
     @property
     def name(self) -> str:
@@ -39,12 +46,33 @@ class Beating:
         return f"{self.role}:{self.host}:{self.pid}"
 
 
-class Heartbeat:
-    """Beats from `start` until it is closed."""
+_FIELDS = frozenset(each.name for each in fields(Beating))
 
-    def __init__(self, redis: Redis, role: str) -> None:
+
+@dataclass(frozen=True)
+class Pulse:
+    """What a process says of itself with each beat: see `Beating`."""
+
+    busy: int = 0
+    longest: float | None = None
+    stuck: bool = False
+
+
+class Heartbeat:
+    """Beats from `start` until it is closed, while all is well."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        role: str,
+        is_well: Callable[[], bool] = lambda: True,
+        pulse: Callable[[], Pulse] = Pulse,
+    ) -> None:
+        """Without `is_well` there is no beat: what is stuck counts as gone."""
         self._redis = redis
         self._role = role
+        self._is_well = is_well
+        self._pulse = pulse
         self._started: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -57,7 +85,8 @@ class Heartbeat:
         silent = False
         while not self._stop.is_set():
             try:
-                self._beat()
+                if self._is_well():
+                    self._beat()
                 silent = False
             except RedisError as error:
                 if not silent:
@@ -68,7 +97,8 @@ class Heartbeat:
     def _beat(self) -> None:
         now = _now(self._redis)
         self._started = self._started or now
-        beat = Beating(self._role, socket.gethostname(), os.getpid(), self._started, now)
+        host, pid, pulse = socket.gethostname(), os.getpid(), self._pulse()
+        beat = Beating(self._role, host, pid, self._started, now, **asdict(pulse))
         self._redis.hset(keys.WORKERS, beat.name, json.dumps(asdict(beat)))
 
     def __enter__(self) -> Self:
@@ -98,11 +128,17 @@ def beating(redis: Redis) -> list[Beating]:
     """
     now = _now(redis)
     values = cast("dict[bytes, bytes]", redis.hgetall(keys.WORKERS))
-    beats = [Beating(**json.loads(value)) for value in values.values()]
+    beats = [_read(value) for value in values.values()]
     if gone := [beat.name for beat in beats if now - beat.beat_at > FORGET]:
         redis.hdel(keys.WORKERS, *gone)
     alive = [beat for beat in beats if now - beat.beat_at <= TTL]
     return sorted(alive, key=lambda beat: beat.name)
+
+
+def _read(value: bytes) -> Beating:
+    """One of another version may say more."""
+    said = json.loads(value)
+    return Beating(**{name: said[name] for name in said.keys() & _FIELDS})
 
 
 def _now(redis: Redis) -> float:

@@ -24,7 +24,7 @@ from worker.app import take_in, worker_app
 from worker.consumer import Consumption
 from worker.courtesy import step_back
 from worker.departure import DEAF, STUCK
-from worker.heartbeat import Heartbeat
+from worker.heartbeat import Heartbeat, Pulse
 from worker.intake import Intake, Refused
 from worker.roles import DUTIES, Handlers, Process, Role
 from worker.settings import WorkerSettings
@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 
 DEAF_AFTER, IGNORING_AFTER = 10.0, 30.0
 """Seconds without work or appetite, and beside messages that wait, after which a worker counts as deaf."""
+
+
+SUSPICIOUS_AFTER = 0.5
+"""Part of LOOKALIKE_STUCK_AFTER after which a process says of itself that it may be stuck."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,9 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
         _running = Running(duty.start(process), process)
         gc.collect()
         gc.freeze()  # what is loaded now stays: a full collection must not walk through it again and again
-        heartbeat = process.closing.enter_context(Heartbeat(process.redis, role))
+        heartbeat = process.closing.enter_context(
+            Heartbeat(process.redis, role, pulse=lambda: _pulse(process))
+        )
         worker_ready.connect(heartbeat.start, weak=False)
         worker = app.Worker(
             hostname=f"{role}.{os.getpid()}@{socket.gethostname()}",
@@ -150,10 +156,15 @@ def _signs(process: Process, consumption: Consumption) -> list[Sign]:
     ]
 
 
-def _stuck(process: Process) -> list[Message]:
-    """What has been worked on for too long; a rebuild may take its time."""
-    old = process.busy.longer_than(process.settings.stuck_after)
+def _stuck(process: Process, part: float = 1.0) -> list[Message]:
+    """What has been worked on for too long, or for this part of it; a rebuild may take its time."""
+    old = process.busy.longer_than(part * process.settings.stuck_after)
     return [message for message in old if not isinstance(message, Reindex)]
+
+
+def _pulse(process: Process) -> Pulse:
+    ages = [age for _, age in process.busy.ages]
+    return Pulse(len(ages), max(ages, default=None), stuck=bool(_stuck(process, SUSPICIOUS_AFTER)))
 
 
 def _bite(process: Process) -> Callable[[Sign], None]:

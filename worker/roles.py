@@ -81,7 +81,7 @@ from worker.picture_answerer import PictureAnswerer
 from worker.quarantine import Quarantine
 from worker.serving import Serving
 from worker.settings import WorkerSettings
-from worker.status import status
+from worker.status import Status
 from worker.sweep import sweep
 from worker.thumbnails import thumbnails
 from worker.watchdog import Sign
@@ -228,11 +228,11 @@ def _search(process: Process) -> Handlers:
 def _index(process: Process) -> Handlers:
     database, redis, app = process.database, process.redis, process.app
     desk, ledger, jobs = process.desk, process.ledger, process.jobs
-    reminder = PinReminder()
+    reminder, status = PinReminder(), Status(database, redis)
     process.closing.enter_context(Courtesy(Visitors(redis)))
     return {
         RemoveChunk: lambda chunk: jobs.do(chunk, lambda claim: remove(database, ledger, claim)),
-        StatusRequest: lambda question: desk.answer(question, lambda: status(database, redis)),
+        StatusRequest: lambda question: desk.answer(question, status.reply),
         ThumbnailRequest: lambda question: desk.answer(
             question, lambda: thumbnails(database, question.images)
         ),

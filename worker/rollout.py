@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -170,6 +170,29 @@ def progress(database: Database, model: ModelVersion) -> tuple[Progress, models.
     """How far its rollout is, and which models serve."""
     with database.reading() as session:
         return backfill.progress(session, model.pk), models.serving(session)
+
+
+def hindrance(progress: Progress, serving: models.Serving, roles: Collection[str]) -> str | None:
+    """What keeps the rollout that is under way from going on, where processes of these roles run; None: nothing."""
+    if serving.incoming is None:
+    """What keeps the rollout that is under way from going on, where processes of these roles run, if anything does."""
+    if progress.waiting and "embed" not in roles:
+        return "no embed worker runs"
+    if not progress.waiting and progress.given_up and not serving.without_missing:
+        return blocked(serving.incoming, progress.given_up)
+    if not progress.waiting and not {"index", "beat"} <= set(roles):
+        return "its index is not built: no index worker or no beat runs"
+    return None
+
+
+def blocked(model: ModelVersion, given_up: Mapping[str, int]) -> str:
+    """Why a model does not become active under which pictures were given up, and what to do."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in given_up.items())
+    return (
+        f"{model.name} does not become active, since pictures could not be embedded anew ({reasons}). "
+        "`lookalike sync` or `lookalike add` sends them again, and the rollout goes on by itself; "
+        f"`lookalike-worker models activate {model.digest[:12]} --without-missing` does without them"
+    )
 
 
 def _nothing_to_embed(session: Session) -> bool:

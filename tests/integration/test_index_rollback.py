@@ -25,7 +25,7 @@ from worker.index.pin import PinReminder
 from worker.index.rebuild import RebuildLimits, due, outgrown, read_state, rebuild
 from worker.index.rollback import RollbackRefused, rollback
 from worker.index.view import View
-from worker.status import status
+from worker.status import Status
 
 KEEP = replace(QUICK, keep=5)
 LIMITS = RebuildLimits(max_age=timedelta(seconds=1), max_pending=2)
@@ -399,7 +399,7 @@ def test_the_status_says_whether_it_is_pinned(
     pinned = []
     with Redis.from_url(empty_valkey_url) as redis:
         for _ in range(2):
-            generation = status(sqlite_database, redis).generation
+            generation = Status(sqlite_database, redis).reply().generation
             assert generation is not None
             pinned.append((generation.number, generation.pinned))
             rollback(sqlite_database, data_dir, 2 if len(pinned) == 1 else 1)

@@ -171,7 +171,7 @@ def retire(which: Which, as_json: AsJson = False) -> None:
 
 def _wait(database: Database, model: ModelVersion, *, quiet: bool) -> None:
     """Show how far the rollout is until the model is active; ends the command where it cannot become that."""
-    from worker.rollout import progress
+    from worker.rollout import blocked, progress
 
     with _shown(quiet=quiet) as show:
         while True:
@@ -188,18 +188,9 @@ def _wait(database: Database, model: ModelVersion, *, quiet: bool) -> None:
                 )
             given_up = sum(now.given_up.values())
             if given_up and not now.waiting and not serving.without_missing:
-                fail(StartError(_blocked(model, now.given_up)), FAILED)
+                fail(StartError(blocked(model, now.given_up)), FAILED)
             show(now.embedded, now.images, given_up)
             time.sleep(max(POLL, CALM * (time.monotonic() - began)))
-
-
-def _blocked(model: ModelVersion, given_up: dict[str, int]) -> str:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in given_up.items())
-    return (
-        f"{model.name} does not become active, since pictures could not be embedded anew ({reasons}). "
-        "`lookalike sync` or `lookalike add` sends them again, and the rollout goes on by itself; "
-        f"`lookalike-worker models activate {model.digest[:12]} --without-missing` does without them"
-    )
 
 
 Show = Callable[[int, int, int], None]
