@@ -173,9 +173,9 @@ def progress(database: Database, model: ModelVersion) -> tuple[Progress, models.
 
 
 def hindrance(progress: Progress, serving: models.Serving, roles: Collection[str]) -> str | None:
-    """What keeps the rollout that is under way from going on, where processes of these roles run; None: nothing."""
+    """What keeps the rollout that is under way from going on, where processes of these roles run."""
     if serving.incoming is None:
-    """What keeps the rollout that is under way from going on, where processes of these roles run, if anything does."""
+        return None
     if progress.waiting and "embed" not in roles:
         return "no embed worker runs"
     if not progress.waiting and progress.given_up and not serving.without_missing:
