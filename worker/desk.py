@@ -13,6 +13,7 @@ from db.errors import DatabaseUnavailable
 from producer.mailbox import Mailbox
 from producer.messages import Answer, AnswerState, Failure, Identifier, Question
 from producer.reasons import Reason
+from worker import measures
 from worker.images.errors import ImageError
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,14 @@ class Desk:
     def answer(self, question: Question, work: Callable[[], BaseModel]) -> None:
         """Run `work` and post its reply, or why there is none."""
         if self.clock() > question.expires_at + SLACK:
-            self.mailbox.post(question.id, Answer(state=AnswerState.EXPIRED))
+            late = Answer(state=AnswerState.EXPIRED)
+            self.mailbox.post(question.id, late)
+            measures.answered(question, time.perf_counter(), None, late)
         elif self.mailbox.running(question.id):
-            self.mailbox.post(question.id, _answer(question, work))
+            began = measures.begun(question)
+            reply, answer = _answer(question, work)
+            self.mailbox.post(question.id, answer)
+            measures.answered(question, began, reply, answer)  # nobody waits for it any more
 
     def refuse(self, body: object) -> None:
         """Answer a question that cannot be read, if it says at least which one it is."""
@@ -59,19 +65,21 @@ class Desk:
             self.mailbox.post(question_id, _failed(Reason.INVALID_MESSAGE, detail))
 
 
-def _answer(question: Question, work: Callable[[], BaseModel]) -> Answer:
+def _answer(question: Question, work: Callable[[], BaseModel]) -> tuple[BaseModel | None, Answer]:
+    """The reply, and what goes into the mailbox."""
     try:
-        return Answer(state=AnswerState.DONE, reply=work().model_dump_json())
+        reply = work()
+        return reply, Answer(state=AnswerState.DONE, reply=reply.model_dump_json())
     except (Unanswerable, ImageError) as error:
-        return _failed(error.reason, error.detail)
+        return None, _failed(error.reason, error.detail)
     except DatabaseUnavailable as error:
         log.warning("question %s: %s", question.id, error)
-        return _failed(
+        return None, _failed(
             Reason.UNAVAILABLE, "the catalogue cannot be reached at the moment; ask again"
         )
     except Exception:
         log.exception("question %s failed", question.id)
-        return _failed(
+        return None, _failed(
             Reason.INTERNAL, f"the worker failed; its log names the question {question.id}"
         )
 

@@ -14,14 +14,15 @@ from redis import Redis
 
 from producer.messages import ImageRef
 from producer.reasons import Reason
+from worker import measures
 from worker.embedding import library
 from worker.embedding.batcher import MicroBatcher
 from worker.embedding.library import ModelSource
 from worker.embedding.network import Network
 from worker.errors import DeviceFailed
-from worker.images.decode import Decoded
+from worker.images.decode import Decoded, DecodeSpec
 from worker.images.errors import ImageError
-from worker.images.fetch import Fetcher, FetchPolicy
+from worker.images.fetch import Fetcher, FetchPolicy, Picture
 from worker.images.pool import DecoderPool
 from worker.preparing import NO_VECTOR
 from worker.settings import WorkerSettings
@@ -49,7 +50,25 @@ class Studio:
                 )
             )
             self._open = opening.pop_all()
-        self.fetch = self._fetcher.fetch
+
+    def fetch(self, image: ImageRef) -> Picture:
+        """Get a picture's bytes; raises ImageError."""
+        with measures.stage("fetch"):
+            return self._fetcher.fetch(image)
+
+    def decode(self, data: bytes, spec: DecodeSpec) -> Decoded:
+        """Decode one picture; raises ImageError."""
+        with measures.stage("decode"):
+            return self.decoders.decode(data, spec)
+
+    def decode_many(
+        self, pictures: Sequence[bytes], spec: DecodeSpec
+    ) -> list[Decoded | ImageError]:
+        """Decode several at once, in order; a bad picture is an ImageError in its place."""
+        if not pictures:
+            return []
+        with measures.stage("decode"):
+            return self.decoders.decode_many(pictures, spec)
 
     def __enter__(self) -> Self:
         return self
@@ -95,11 +114,11 @@ class Embedder:
 
     def decode_many(self, pictures: Sequence[bytes]) -> list[Decoded | ImageError]:
         """Decode for this network, in order; a bad picture is an ImageError in its place."""
-        return self._studio.decoders.decode_many(pictures, self._spec)
+        return self._studio.decode_many(pictures, self._spec)
 
     def decode_bare(self, pictures: Sequence[bytes]) -> list[Decoded | ImageError]:
         """As `decode_many`, without thumbnails."""
-        return self._studio.decoders.decode_many(pictures, self._bare_spec)
+        return self._studio.decode_many(pictures, self._bare_spec)
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed uint8 [n, size, size, 3], in batches shared with whoever else is waiting.
@@ -118,7 +137,7 @@ class Embedder:
 
     def embed_picture(self, image: ImageRef) -> NDArray[np.float32]:
         """Fetch, decode and embed one picture: float32 [d], unit length; raises ImageError."""
-        decoded = self._studio.decoders.decode(self.fetch(image).data, self._bare_spec)
+        decoded = self._studio.decode(self.fetch(image).data, self._bare_spec)
         vector: NDArray[np.float32] = self.embed(decoded.pixels[np.newaxis])[0]
         if not np.isfinite(vector).all():
             raise ImageError(Reason.BAD_VECTOR, NO_VECTOR)

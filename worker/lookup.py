@@ -96,9 +96,11 @@ class Views(Protocol):
 class Answerer:
     """Answers questions; one per process, for all of its threads. Every method may raise DatabaseUnavailable."""
 
-    def __init__(self, database: Database, follower: Views) -> None:
+    def __init__(self, database: Database, follower: Views, sampler: Sampler | None = None) -> None:
+        """`sampler` is offered what was answered."""
         self._database = database
         self._follower = follower
+        self._sampler = sampler
 
     @property
     def model_digest(self) -> str | None:

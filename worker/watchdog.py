@@ -45,6 +45,16 @@ class Watchdog:
                 self._bite(sign)
                 return
 
+    @property
+    def complaints(self) -> list[str]:
+        """What lasts too long; of what may not last at all, whether it is so now. From any thread."""
+        lasting = self._lasting.items()
+        return [
+            sign.complaint
+            for sign, seconds in lasting
+            if seconds > sign.patience or (not sign.patience and sign.shows())
+        ]
+
     def _lasts_too_long(self, sign: Sign) -> bool:
         self._lasting[sign] = self._lasting[sign] + EVERY if sign.shows() else 0.0
         return self._lasting[sign] > sign.patience

@@ -14,6 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from worker import measures
+
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
 
@@ -159,21 +161,28 @@ class MicroBatcher:
 
     def _take(self) -> _Pieces:
         """Fill a batch: what has waited too long, then the smallest, in the order they came among equals."""
-        fresh = time.monotonic() - _PATIENCE
+        now = time.monotonic()
+        fresh = now - _PATIENCE
         pieces: list[tuple[_Request, Pixels]] = []
+        waits: list[float] = []
         room = self._max_batch
         for request in sorted(self._requests, key=lambda each: (each.since > fresh, each.waiting)):
             if room == 0:
                 break
+            if not request.taken:
+                waits.append(now - request.since)
             piece = request.take(room)
             room -= len(piece)
             pieces.append((request, piece))
         self._requests = deque(each for each in self._requests if each.waiting)
+        if pieces:
+            measures.batch(self._max_batch - room, waits)
         return pieces
 
     def _process(self, pieces: _Pieces) -> None:
         try:
-            vectors = self._vectors(pieces)
+            with measures.stage("model"):
+                vectors = self._vectors(pieces)
         except BaseException as error:
             for request, _ in pieces:
                 request.fail(error)

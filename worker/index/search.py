@@ -50,6 +50,8 @@ class Ask:
     exclude: tuple[frozenset[int], ...]
     fetch: int
     conditions: Conditions = ANYTHING
+    exactly: bool = False
+    """Whether the base is read, and not searched by its index: to measure that."""
 
     def only(self, owners: list[int]) -> Ask:
         """The same for some of the questions, numbered anew."""
@@ -155,6 +157,8 @@ def _base_search(
     left = np.arange(len(ask.queries))
     eligible = _eligible(view.overlay, within if ask.conditions else None)
     chosen = plan(base, within, width, len(left))
+    if ask.exactly:
+        chosen = replace(chosen, by_index=False)
     hits = []
     while chosen.by_index and len(left):
         slots, squared, certain = _walk(base, ask.queries[left], chosen, eligible)
