@@ -1,0 +1,129 @@
+// Two answers to the same question, side by side.
+
+import { icon, make } from "./elements.js";
+import { json } from "./service.js";
+import { arrange, skeletons } from "./tiles.js";
+import { age, percent, several } from "./words.js";
+
+const LIVE = "live";
+
+export class Comparison {
+  constructor({ changed, tile }) {
+    this.changed = changed;
+    this.tile = tile;
+    this.generations = null;
+    this.selects = ["left", "right"].map((side) =>
+      make("select", { "aria-label": `Answer on the ${side}`, onchange: () => this.moved() }),
+    );
+    this.lists = ["left", "right"].map((side) =>
+      make("ol", { class: "grid matches", role: "list", "aria-label": `Answer on the ${side}, nearest first` }),
+    );
+    this.notes = this.lists.map(() => make("p", { class: "caption" }));
+    this.root = make(
+      "div", { class: "versus", hidden: true },
+      ...this.lists.map((list, at) =>
+        make("section", { "aria-label": at ? "Right" : "Left" }, this.selects[at], this.notes[at], list),
+      ),
+    );
+    for (const kind of ["pointerover", "focusin"]) {
+      this.root.addEventListener(kind, ({ target }) => this.echo(target.closest(".tile")));
+    }
+    this.root.addEventListener("pointerleave", () => this.echo(null));
+  }
+
+  /** The generation that is of most use beside the live answer. Throws Problem. */
+  async other() {
+    await this.load();
+    const other = this.generations.find(({ current }) => !current) ?? this.generations[0];
+    if (!other) throw Object.assign(new Error(), { title: "There is no index yet", detail: "One is built when there are products." });
+    return String(other.number);
+  }
+
+  async load() {
+    this.generations = (await json("/generations")).generations;
+  }
+
+  /** Show which two are compared. */
+  async choose(left, right) {
+    this.chosen = [left, right];
+    this.fill();
+    if (this.generations) return;
+    await this.load().catch(() => { this.generations = null; });
+    this.fill();
+  }
+
+  fill() {
+    this.selects.forEach((select, at) => {
+      const known = this.generations ?? [];
+      const options = [make("option", { value: LIVE, text: "Live: the index as it is, and what is newer" })];
+      for (const each of known) options.push(make("option", { value: String(each.number), text: words(each) }));
+      if (this.chosen[at] !== LIVE && !known.some(({ number }) => String(number) === this.chosen[at])) {
+        options.push(make("option", { value: this.chosen[at], text: `Index ${this.chosen[at]}` }));
+      }
+      select.replaceChildren(...options);
+      select.value = this.chosen[at];
+    });
+  }
+
+  moved() {
+    const [left, right] = this.selects.map((select) => select.value);
+    this.changed({ left, right });
+  }
+
+  clear(number) {
+    for (const list of this.lists) list.replaceChildren(...skeletons(number));
+    for (const note of this.notes) note.textContent = "";
+  }
+
+  /** Show two replies; either may be missing. */
+  show(replies) {
+    const ranks = replies.map((reply) => new Map((reply?.matches ?? []).map((each, at) => [each.product_id, at + 1])));
+    replies.forEach((reply, at) => {
+      arrange(
+        this.lists[at], reply?.matches ?? [],
+        (match) => {
+          const item = this.tile(match, reply);
+          item.append(make("span", { class: "mark" }));
+          mark(item, ranks[1 - at].get(match.product_id), at);
+          return item;
+        },
+        (item, match) => mark(item, ranks[1 - at].get(match.product_id), at),
+      );
+      this.notes[at].textContent = reply === null
+        ? "The product was not in this index."
+        : `${several(reply.matches.length, "match", "matches")} · index ${reply.generation ?? "none"} · model ${(reply.model_version ?? "none").slice(0, 8)}`;
+    });
+  }
+
+  echo(tile) {
+    for (const each of this.root.querySelectorAll(".echo")) each.classList.remove("echo");
+    if (!tile) return;
+    for (const each of this.root.querySelectorAll(".tile")) {
+      if (each !== tile && each.dataset.id && each.dataset.id === tile.dataset.id) each.classList.add("echo");
+    }
+  }
+}
+
+function mark(item, rank, at) {
+  item.classList.toggle("alone", rank === undefined);
+  const words = rank === undefined ? "Only here" : `Both, ${nth(rank)} on the ${at ? "left" : "right"}`;
+  item.querySelector(".mark").replaceChildren(icon(rank === undefined ? "only" : "both"), words);
+}
+
+function nth(rank) {
+  const kinds = { one: "st", two: "nd", few: "rd", other: "th" };
+  return `${rank}${kinds[new Intl.PluralRules("en", { type: "ordinal" }).select(rank)]}`;
+}
+
+function words({ number, model_name, built_at, current }) {
+  return `Index ${number}${current ? ", current" : ""} · ${model_name} · ${age(built_at)} old`;
+}
+
+/** How much two replies have in common, in words. */
+export function overlap(replies, limit) {
+  const [left, right] = replies.map((reply) => new Set((reply?.matches ?? []).map((each) => each.product_id)));
+  const k = Math.min(limit, Math.max(left.size, right.size));
+  if (!k) return "Neither found anything.";
+  const both = [...left].filter((id) => right.has(id)).length;
+  return `${both} of ${k} are in both answers: overlap@${k} is ${percent(both / k)}.`;
+}
