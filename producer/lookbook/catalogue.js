@@ -60,6 +60,7 @@ export class Catalogue {
     this.cursor = place.from;
     this.number = 0;
     this.sheets.replaceChildren();
+    if (!this.root.hidden) scrollTo(0, 0);
     this.earlier.hidden = !place.from;
     this.earlier.replaceChildren(
       make("a", { href: write({ ...place, from: null }), "data-go": true, text: "From the beginning" }),
@@ -86,6 +87,7 @@ export class Catalogue {
       this.append(found.products, after);
       this.cursor = found.next;
       this.more.hidden = found.next === null;
+      this.showTotal(found.next === null && !this.place.from);
       if (!this.number) this.showEmpty();
     } catch (error) {
       waiting.remove();
@@ -97,6 +99,14 @@ export class Catalogue {
     // Once more is there, the button may still be in sight: look again.
     this.ending.unobserve(this.more);
     this.ending.observe(this.more);
+  }
+
+  /** How many products there are, and how many of them are shown once all of those are read. */
+  showTotal(whole) {
+    if (this.all === undefined) return;
+    const { prefix, category, uncategorised } = this.place;
+    const some = whole && (prefix || category || uncategorised);
+    this.total.textContent = `${some ? `${count(this.number)} of ` : ""}${several(this.all, "product")}`;
   }
 
   append(products, after) {
@@ -177,7 +187,7 @@ export class Catalogue {
       const found = await json("/categories");
       this.categories = found.categories;
       this.all = found.total;
-      this.total.textContent = several(found.total, "product");
+      this.showTotal(this.more.hidden && this.number > 0 && !this.place.from);
       this.showChips();
     } catch (error) {
       if (!this.categories) this.total.replaceChildren(trouble(error, () => this.loadCategories()));

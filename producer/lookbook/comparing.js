@@ -1,6 +1,6 @@
 // Two answers to the same question, side by side.
 
-import { icon, make } from "./elements.js";
+import { icon, make, unseen } from "./elements.js";
 import { json } from "./service.js";
 import { arrange, skeletons } from "./tiles.js";
 import { age, percent, several } from "./words.js";
@@ -106,8 +106,10 @@ export class Comparison {
 
 function mark(item, rank, at) {
   item.classList.toggle("alone", rank === undefined);
-  const words = rank === undefined ? "Only here" : `Both, ${nth(rank)} on the ${at ? "left" : "right"}`;
-  item.querySelector(".mark").replaceChildren(icon(rank === undefined ? "only" : "both"), words);
+  const parts = rank === undefined
+    ? [icon("only"), "Only here"]
+    : [icon("both"), unseen("In both, "), `${nth(rank)} ${at ? "left" : "right"}`];
+  item.querySelector(".mark").replaceChildren(...parts);
 }
 
 function nth(rank) {

@@ -84,7 +84,8 @@ export class Failures {
 
   row({ id, product_id, name, reason: code, detail, attempts, at }) {
     const which = { ids: [id] };
-    const what = name && name !== "main" ? `${product_id} (${name})` : product_id;
+    const product = product_id ?? "A message";
+    const what = name && name !== "main" ? `${product} (${name})` : product;
     const tries = attempts > 1 ? `${count(attempts)} tries, ` : "";
     return make("li", { class: "failure" },
       make("div", { class: "failure-what" },
@@ -131,6 +132,8 @@ function asked(does, number) {
     : [`Discard ${what}?`, "They are forgotten, and their products stay as they are. This cannot be taken back.", "Discard all"];
 }
 
-function told(does, { requeued = 0, discarded = 0 }) {
-  return does === "requeue" ? `${several(requeued, "failure")} requeued: they are tried again now.` : `${several(discarded, "failure")} discarded.`;
+function told(does, { requeued = 0, discarded = 0, left = 0 }) {
+  const kept = left ? ` ${count(left)} ${left === 1 ? "is" : "are"} kept: what they need is gone, or it takes too long.` : "";
+  if (does === "requeue") return `${several(requeued, "failure")} requeued, and tried again now.${kept}`;
+  return `${several(discarded, "failure")} discarded.${kept}`;
 }

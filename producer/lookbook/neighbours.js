@@ -279,7 +279,7 @@ export class Neighbours {
     const replies = found.map(({ reply }) => reply);
     this.comparison.show(replies);
     for (const side of this.comparison.lists) settle(side);
-    this.aside.replaceChildren(legend());
+    this.aside.replaceChildren(legend("= is in both answers, with its place in the other one; + is only in this one. "));
     this.caption.textContent = overlap(replies, this.place.picked.limit);
     say(this.caption.textContent);
   }
@@ -343,10 +343,11 @@ function answeredBy({ matches, generation, as_of, pending, path }) {
   return `${several(matches.length, "nearest", "nearest")} · ${index}${newer} · revision ${count(as_of.revision)} · ${path}`;
 }
 
-function legend() {
+function legend(more = "") {
   return make(
     "p",
     { class: "legend" },
+    more,
     "Nearest first. The line under a picture, and its percentage, say how alike the pictures are to the network: the ",
     "cosine of their vectors, full for the same picture. d is the distance between them: 0 the same, 1.41 unrelated.",
   );

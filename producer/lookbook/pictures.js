@@ -2,7 +2,6 @@
 
 import { isOpen, request } from "./service.js";
 
-const TINY = 64;
 const AT_ONCE = 6;
 const address = (id, name) =>
   `/thumbnails/${encodeURIComponent(id)}?name=${encodeURIComponent(name ?? "main")}`;
@@ -18,7 +17,7 @@ export function thumbnail(id, name, { alt = "", eager = false } = {}) {
   image.alt = alt;
   image.decoding = "async";
   image.draggable = false;
-  image.addEventListener("load", () => loaded(image));
+  image.addEventListener("load", () => image.classList.add("loaded"));
   image.addEventListener("error", () => image.classList.add("lost"));
   if (isOpen()) {
     image.loading = eager ? "eager" : "lazy";
@@ -34,15 +33,9 @@ export function thumbnail(id, name, { alt = "", eager = false } = {}) {
 export function preview(url, alt) {
   const image = document.createElement("img");
   image.alt = alt;
-  image.addEventListener("load", () => loaded(image));
+  image.addEventListener("load", () => image.classList.add("loaded"));
   image.src = url;
   return image;
-}
-
-function loaded(image) {
-  image.classList.add("loaded");
-  // A very small picture is enlarged as it is: blurred, it could be anything.
-  image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= TINY);
 }
 
 function arrive(entries) {

@@ -70,10 +70,13 @@ export class Status {
     const parts = [];
     if (problem) parts.push(make("p", { class: "wrong", text: problem }));
     if (service) parts.push(index(service));
+    if (service?.rollout) parts.push(rollout(service.rollout));
     this.details.replaceChildren(...parts);
     this.machinery.replaceChildren(queueTable(queues, backlog), ...(service ? [workers(service)] : []));
   }
 }
+
+const known = (number) => number !== null && number !== undefined;
 
 function failed({ service }) {
   return Object.values(service?.dead_letters ?? {}).reduce((sum, each) => sum + each, 0);
@@ -82,13 +85,14 @@ function failed({ service }) {
 function feeling(status) {
   const { service, problem } = status;
   if (problem || !service) return { mood: "bad", words: "The workers do not answer" };
+  if (service.workers.some(({ stuck }) => stuck)) return { mood: "bad", words: "A worker is stuck" };
   if (service.rebuild_failure) return { mood: "bad", words: "The last rebuild failed" };
   if (failed(status)) return { mood: "odd", words: several(failed(status), "failure") };
   return { mood: "good", words: "All is well" };
 }
 
 function facts({ service, queues, backlog }) {
-  const waiting = queues.reduce((sum, { waiting: each, unacked = 0 }) => sum + each + unacked, 0);
+  const waiting = queues.reduce((sum, { waiting: each, unacked }) => sum + each + (unacked ?? 0), 0);
   const texts = [];
   if (service) {
     const { generation, pending } = service;
@@ -134,27 +138,41 @@ function index({ products, images, revision, pending, model_name, model_version,
 }
 
 function queueTable(queues, backlog) {
-  const unacked = queues.some((each) => each.unacked !== undefined);
-  const oldest = queues.some((each) => each.oldest !== undefined);
+  const unacked = queues.some((each) => known(each.unacked));
+  const oldest = queues.some((each) => known(each.oldest));
   const heads = ["Queue", "Waiting", ...(unacked ? ["At work"] : []), ...(oldest ? ["Oldest"] : [])];
   const rows = queues.map((each) => make("tr", {},
     make("th", { scope: "row", text: each.name }),
     make("td", { text: count(each.waiting) }),
-    unacked ? make("td", { text: count(each.unacked ?? 0) }) : null,
-    oldest ? make("td", { text: each.oldest === null || each.oldest === undefined ? "–" : duration(each.oldest) }) : null));
+    unacked ? make("td", { text: known(each.unacked) ? count(each.unacked) : "–" }) : null,
+    oldest ? make("td", { text: known(each.oldest) ? duration(each.oldest) : "–" }) : null));
   return make("section", { "aria-label": "Queues" },
     make("h3", { text: "Queues" }),
     make("table", {},
       make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { scope: "col", text })))),
       make("tbody", {}, ...rows)),
-    backlog === null || backlog === undefined ? null : make("p", { class: "caption", text: `${several(backlog, "job")} accepted and not yet applied.` }));
+    !known(backlog) ? null : make("p", { class: "caption", text: `${several(backlog, "job")} accepted and not yet applied.` }));
+}
+
+function doing({ busy, longest, stuck, started_at }) {
+  if (stuck) return `stuck for ${duration(longest ?? 0)}`;
+  if (busy) return `busy for ${duration(longest ?? 0)}`;
+  return `up ${duration(Date.now() / 1000 - started_at)}`;
+}
+
+function rollout({ model_name, images, embedded, waits_for }) {
+  const bar = make("progress", { max: String(Math.max(1, images)), value: embedded, "aria-label": "Pictures embedded anew" });
+  return make("section", { "aria-label": "Rollout" },
+    make("h3", { text: `${model_name} is being rolled out` }),
+    bar,
+    make("p", { class: "caption", text: `${count(embedded)} of ${several(images, "picture")}${waits_for ? `; waits for ${waits_for}` : ""}` }));
 }
 
 function workers({ workers: all }) {
   const rows = all.map((each) => make("li", {},
     make("b", { text: each.role }),
     make("span", { text: `${each.host}, ${each.pid}` }),
-    make("span", { text: `for ${duration(Date.now() / 1000 - each.started_at)}` })));
+    make("span", { text: doing(each) })));
   return make("section", { "aria-label": "Workers" },
     make("h3", { text: "Workers" }),
     rows.length ? make("ul", { class: "workers", role: "list" }, ...rows) : make("p", { text: "None is alive." }));
