@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from producer.messages import Category, Frozen, ProductId, Question, Queue, Selection
 from producer.reasons import Reason
 
-MAX_PAGE = 500
+MAX_PAGE = 200
 """Products, or failures, of one page."""
 MAX_CATEGORIES = 1000
 """Categories that a reply lists."""

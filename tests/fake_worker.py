@@ -14,6 +14,25 @@ from pydantic import BaseModel
 from redis import Redis
 
 from producer import keys
+from producer.browsing import (
+    Browse,
+    CataloguePage,
+    Categories,
+    CategoryCount,
+    CategoryList,
+    Discard,
+    Discarded,
+    Failed,
+    FailureList,
+    FailurePage,
+    GenerationList,
+    Generations,
+    KeptGeneration,
+    PastLookup,
+    Requeue,
+    Requeued,
+    Shown,
+)
 from producer.comparison import (
     Comparison,
     ComparisonReply,
@@ -22,6 +41,7 @@ from producer.comparison import (
     ProductPage,
     Verdict,
 )
+from producer.judging import JudgeMatch, Judgement, JudgementList, Judgements
 from producer.ledger import JOB_TYPES, Claim, Ledger
 from producer.mailbox import Mailbox
 from producer.messages import (
@@ -63,6 +83,15 @@ TYPES: dict[str, type[Message]] = {
             ThumbnailRequest,
             Comparison,
             ProductList,
+            Browse,
+            CategoryList,
+            GenerationList,
+            PastLookup,
+            FailureList,
+            Requeue,
+            Discard,
+            JudgeMatch,
+            JudgementList,
         )
     },
 }
@@ -124,6 +153,11 @@ class FakeWorker:
         self.generation: GenerationStatus | None = None
         self.rebuild_failure: str | None = None
         self.failure: Failure | None = None
+        self.without_picture: frozenset[str] = frozenset()
+        self.failures: list[Failed] = []
+        self.judged: list[Judgement] = []
+        self.questions: list[Question] = []
+        """All that were answered."""
         self.verdict: Callable[[Pictured], Verdict] = lambda _: Verdict.MISSING
         self.outcome: Callable[[Message], Outcome] = lambda job: Outcome(
             applied=len(job.items)  # type: ignore[attr-defined]
@@ -164,6 +198,7 @@ class FakeWorker:
             self.mailbox.post(message.id, self._answer(message))
 
     def _answer(self, question: Question) -> Answer:
+        self.questions.append(question)
         if self.failure is not None:
             return Answer(state=AnswerState.FAILED, failure=self.failure)
         if isinstance(question, PictureLookup) and not self._are_pictures(question):
@@ -171,7 +206,7 @@ class FakeWorker:
             return Answer(state=AnswerState.FAILED, failure=failure)
         return Answer(state=AnswerState.DONE, reply=self._reply(question).model_dump_json())
 
-    def _reply(self, question: Question) -> BaseModel:
+    def _reply(self, question: Question) -> BaseModel:  # noqa: PLR0911
         if isinstance(question, ProductLookup):
             return self._batch(question)
         if isinstance(question, TasteLookup | PictureLookup):
@@ -186,8 +221,11 @@ class FakeWorker:
                 thumbnails=tuple(
                     Thumbnail(product_id=product, name=name, jpeg=jpeg)
                     for product, name in question.images
+                    if product not in self.without_picture
                 )
             )
+        if (shown := self._shown(question)) is not None:
+            return shown
         return StatusReply(
             products=len(self.products),
             images=len(self.products),
@@ -200,6 +238,65 @@ class FakeWorker:
             workers=self.workers,
             rebuild_failure=self.rebuild_failure,
         )
+
+    def _shown(self, question: Question) -> BaseModel | None:  # noqa: PLR0911
+        """What somebody looks at, or changes, in front of a page."""
+        if isinstance(question, Browse):
+            return self._page(question)
+        if isinstance(question, CategoryList):
+            count = CategoryCount(category=None, products=len(self.products))
+            return Categories(total=len(self.products), categories=(count,))
+        if isinstance(question, GenerationList):
+            return Generations(generations=(kept_generation(),))
+        if isinstance(question, PastLookup):
+            replies = [reply(question.product_id, self.products.get(question.product_id, []))]
+            return BatchReply(replies=tuple(replies))
+        if isinstance(question, FailureList):
+            return self._failures(question)
+        if isinstance(question, Requeue | Discard):
+            return self._cleared(question)
+        if isinstance(question, JudgementList):
+            found = [each for each in self.judged if each.product_id == question.product_id]
+            return Judgements(judgements=tuple(found))
+        if isinstance(question, JudgeMatch):
+            return self._judgement(question)
+        return None
+
+    def _page(self, question: Browse) -> CataloguePage:
+        ids = sorted(
+            each
+            for each in self.products
+            if each.startswith(question.prefix) and each > (question.after or "")
+        )
+        shown = [
+            Shown(product_id=each, name="main", category=None, attributes={})
+            for each in ids[: question.limit]
+        ]
+        return CataloguePage(products=tuple(shown), more=len(ids) > question.limit)
+
+    def _failures(self, question: FailureList) -> FailurePage:
+        found = [each for each in self.failures if each.id < (question.before or 2**63)]
+        shown = found[: question.limit]
+        return FailurePage(failures=tuple(shown), more=len(found) > question.limit)
+
+    def _cleared(self, question: Requeue | Discard) -> BaseModel:
+        kept = [each for each in self.failures if not _is_chosen(each, question)]
+        count = len(self.failures) - len(kept)
+        self.failures = kept
+        if isinstance(question, Requeue):
+            return Requeued(requeued=count, left=0)
+        return Discarded(discarded=count, left=0)
+
+    def _judgement(self, question: JudgeMatch) -> Judgement:
+        made = Judgement(
+            **question.model_dump(include={*Judgement.model_fields}),
+            at=datetime(2026, 1, 2, tzinfo=UTC),
+        )
+        key = (made.product_id, made.match, made.judge)
+        self.judged = [e for e in self.judged if (e.product_id, e.match, e.judge) != key]
+        if made.verdict is not None:
+            self.judged.append(made)
+        return made
 
     def _batch(self, question: ProductLookup) -> BatchReply:
         limit = question.selection.limit
@@ -226,3 +323,34 @@ class FakeWorker:
             if isinstance(image, BytesImage)
         ]
         return all(data.startswith(b"\xff\xd8") for data in sent)
+
+
+def failed(number: int, reason: Reason = Reason.NOT_FOUND) -> Failed:
+    """An item that was given up."""
+    return Failed(
+        id=number,
+        product_id=f"p{number}",
+        name="main",
+        reason=reason.value,
+        detail="it is gone",
+        attempts=1,
+        at=datetime(2026, 1, 2, tzinfo=UTC),
+    )
+
+
+def kept_generation(number: int = 3) -> KeptGeneration:
+    """A generation that answers lookups."""
+    return KeptGeneration(
+        number=number,
+        model_name="a model",
+        model_version="ab" * 32,
+        images=10,
+        revision=12,
+        recall=0.99,
+        built_at=datetime(2026, 1, 2, tzinfo=UTC),
+        current=True,
+    )
+
+
+def _is_chosen(failed: Failed, question: Requeue | Discard) -> bool:
+    return question.every or failed.id in question.ids or failed.reason == question.reason

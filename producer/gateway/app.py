@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import Match, Route
 
 from producer.errors import LookalikeError, QueueUnavailable
 from producer.gateway import described
@@ -196,11 +197,13 @@ def _errors(app: FastAPI) -> None:
         place = ".".join(map(str, problem["loc"][1:]))
         return problem_response(refuse(Refusal.MALFORMED, f"{place}: {problem['msg']}"))
 
-    async def of_routing(_: Request, error: Exception) -> Response:
+    async def of_routing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        reason = Refusal.METHOD_NOT_ALLOWED if error.status_code == 405 else Refusal.NO_SUCH_ADDRESS
+        reason, headers = Refusal.NO_SUCH_ADDRESS, error.headers
+        if error.status_code == 405:
+            reason, headers = Refusal.METHOD_NOT_ALLOWED, {"Allow": ", ".join(_allowed(request))}
         detail = "What there is, and how to use it, is described at /docs."
-        return problem_response(Refused(Problem.of(reason, detail), error.headers))
+        return problem_response(Refused(Problem.of(reason, detail), headers))
 
     async def of_anything(_: Request, _error: Exception) -> Response:
         detail = "Send the request again; if it fails again, tell the operator."
@@ -211,6 +214,17 @@ def _errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, of_parameters)
     app.add_exception_handler(HTTPException, of_routing)
     app.add_exception_handler(Exception, of_anything)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Methods of this address: each has a route of its own, and the first does not know of the others."""
+    routes = (each for each in request.app.routes if isinstance(each, Route))
+    return sorted(
+        method
+        for route in routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    )
 
 
 def _describe(app: FastAPI, gateway: Gateway) -> None:

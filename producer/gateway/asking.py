@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from producer.browsing import PastLookup
 from producer.client import Producer
 from producer.errors import InvalidRequest
 from producer.gateway import answers
@@ -14,17 +15,21 @@ from producer.gateway.documents import (
     PICTURE,
     UPLOAD,
     Batch,
+    Picked,
     PicturedProduct,
     PicturedQuestion,
     Product,
     Question,
-    Taste,
 )
+from producer.gateway.documents_lookbook import PastQuestion
 from producer.gateway.problems import Refusal, Refused, refuse
+from producer.gateway.questions import new
 from producer.pictures import PictureSource
 from producer.rows import Row
-from producer.selection import Options
+from producer.selection import Options, selection
 
+Send = Callable[[PastQuestion], str]
+"""Asks what a kept generation is asked; the lookup's id."""
 PRODUCTS, LOOKUP = "products", "lookup"
 """The parts of a form that hold the document."""
 DISLIKED = "disliked_image"
@@ -40,10 +45,12 @@ def remove(shop: Producer, product_id: str, version: int | None) -> dict[str, An
     return answers.accepted(shop.remove(product_id, version=version, when_full="raise"))
 
 
-def ask(shop: Producer, body: Body) -> dict[str, Any]:
+def ask(shop: Producer, send: Send, body: Body) -> dict[str, Any]:
     """Ask what a request asks; the lookup's id. Raises Refused, and what `find_similar` raises."""
-    value = body.value()
-    if isinstance(value, dict) and "product_ids" in value and not body.multipart:
+    value = body.value() if not body.multipart else None
+    if isinstance(value, dict) and "generation" in value:
+        return {"id": send(body.read(PastQuestion))}
+    if isinstance(value, dict) and "product_ids" in value:
         batch = body.read(Batch)
         asked = shop.find_similar_many(
             batch.product_ids, batch.limit, batch.where, **_options(batch)
@@ -113,7 +120,19 @@ def _no_texts(body: Body, document: str, allowed: Sequence[str]) -> None:
         raise _invalid(f"there is no field {min(unknown)!r}: put it into the JSON of {document!r}")
 
 
-def _options(picked: Batch | Taste) -> Options:
+def past(asked: PastQuestion, lifetime: float) -> PastLookup:
+    """The question to a kept generation. Raises InvalidRequest."""
+    picked = selection(asked.limit, asked.where, **_options(asked))
+    return new(
+        PastLookup,
+        lifetime,
+        product_id=asked.product_id,
+        generation=asked.generation,
+        selection=picked,
+    )
+
+
+def _options(picked: Picked) -> Options:
     return Options(
         min_similarity=picked.min_similarity,
         collapse=picked.collapse,

@@ -109,16 +109,35 @@ def _adapter(type_: type[object]) -> TypeAdapter[object]:
 
 async def read(request: Request, limits: Limits, part: str) -> Body:
     """The body of a request: JSON, or a form whose field `part` is JSON. Raises Refused."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == JSON or (kind.startswith("application/") and kind.endswith("+json")):
-        stream = _Stream(request, Limits(min(limits.most, MAX_JSON), limits.timeout))
-        return Body(b"".join([piece async for piece in stream.pieces()]))
+    kind = _kind(request)
+    if _is_json(kind):
+        return await _json(request, limits)
     if kind == MULTIPART:
         return await _form(request, limits, part)
     raise refuse(
         Refusal.UNSUPPORTED_MEDIA_TYPE,
         f"Send {JSON}, or {MULTIPART} with pictures, and say so in Content-Type.",
     )
+
+
+async def read_json(request: Request, limits: Limits) -> Body:
+    """The body of a request that brings no pictures. Raises Refused."""
+    if not _is_json(_kind(request)):
+        raise refuse(Refusal.UNSUPPORTED_MEDIA_TYPE, f"Send {JSON}, and say so in Content-Type.")
+    return await _json(request, limits)
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _is_json(kind: str) -> bool:
+    return kind == JSON or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+async def _json(request: Request, limits: Limits) -> Body:
+    stream = _Stream(request, Limits(min(limits.most, MAX_JSON), limits.timeout))
+    return Body(b"".join([piece async for piece in stream.pieces()]))
 
 
 class _Parser(MultiPartParser):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from producer.gateway import documents
+from producer.gateway import documents, documents_lookbook
 from producer.gateway.answers import event
 from producer.gateway.documents import (
     AcceptedDocument,
@@ -29,6 +29,11 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     documents.Question,
     documents.PicturedQuestion,
     documents.Batch,
+    documents_lookbook.PastQuestion,
+    documents_lookbook.FailuresById,
+    documents_lookbook.FailuresByReason,
+    documents_lookbook.AllFailures,
+    documents_lookbook.Vote,
     ProblemDocument,
 )
 _ID = "0197a1b2-c3d4-7e5f-8a6b-9c0d1e2f3a4b"
@@ -158,8 +163,10 @@ def asking() -> dict[str, Any]:
             "diversity": 0.3,
         },
         "a batch": {"product_ids": ["sku-1", "sku-2"], "limit": 12},
+        "a kept generation": {"product_id": "sku-42", "generation": 3},
     }
-    json = {"anyOf": [{"$ref": f"{SCHEMAS}Question"}, {"$ref": f"{SCHEMAS}Batch"}]}
+    kinds = ("Question", "Batch", "PastQuestion")
+    json = {"anyOf": [{"$ref": f"{SCHEMAS}{kind}"} for kind in kinds]}
     form = _form(
         "", {"lookup": {"$ref": f"{SCHEMAS}PicturedQuestion"}}, ("image", "disliked_image")
     )
@@ -285,12 +292,14 @@ def _form(said: str, fields: dict[str, Any], files: Sequence[str]) -> dict[str, 
     return {"schema": schema, "encoding": encoding}
 
 
-def _body(schema: dict[str, Any], examples: dict[str, Any], form: dict[str, Any]) -> dict[str, Any]:
+def json_body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any]:
+    """A request's body that is JSON."""
     shown = {name: {"value": value} for name, value in examples.items()}
     json = {"schema": schema, "examples": shown}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": json, "multipart/form-data": form},
-        }
-    }
+    return {"requestBody": {"required": True, "content": {"application/json": json}}}
+
+
+def _body(schema: dict[str, Any], examples: dict[str, Any], form: dict[str, Any]) -> dict[str, Any]:
+    body = json_body(schema, examples)
+    body["requestBody"]["content"]["multipart/form-data"] = form
+    return body

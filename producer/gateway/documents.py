@@ -59,7 +59,7 @@ def _choices(one: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_CHOICES}
 
 
-def _whole(value: object) -> object:
+def whole(value: object) -> object:
     """A whole number in whichever spelling: to JSON, 5.0 is one."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -88,8 +88,8 @@ Upload = Annotated[str, StringConstraints(min_length=8, max_length=255, pattern=
 Id = Annotated[ProductId, WithJsonSchema(_NAME)]
 Text = Annotated[Category, WithJsonSchema(_NAME)]
 _Version = Annotated[int, Field(ge=0, lt=2**63)]
-Version = Annotated[_Version, BeforeValidator(_whole, json_schema_input_type=_Version)]
-Count = Annotated[Limit, BeforeValidator(_whole, json_schema_input_type=Limit)]
+Version = Annotated[_Version, BeforeValidator(whole, json_schema_input_type=_Version)]
+Count = Annotated[Limit, BeforeValidator(whole, json_schema_input_type=Limit)]
 Values = Annotated[
     Attributes,
     WithJsonSchema(
@@ -160,7 +160,9 @@ class PicturedProduct(_Described):
     """`upload:` and the name of the part that the picture is in, or an address."""
 
 
-class _Picked(Document):
+class Picked(Document):
+    """Which of the nearest products a reply is made of, and how many."""
+
     limit: Count = 10
     """How many matches."""
     where: Conditions = Field(default_factory=dict)
@@ -188,7 +190,7 @@ _Pictures = Annotated[
 ]
 
 
-class Taste(_Picked):
+class Taste(Picked):
     """What a question is about, besides the pictures that a form brings."""
 
     product_id: _Products | None = None
@@ -218,7 +220,7 @@ class PicturedQuestion(Taste):
     """What looks like the pictures that the request brings, and like what is named here?"""
 
 
-class Batch(_Picked):
+class Batch(Picked):
     """What looks like each of these products, by itself? Answered from one view of the index."""
 
     product_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_BATCH)]

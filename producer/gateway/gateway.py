@@ -20,6 +20,7 @@ from producer.errors import LookalikeError, UnknownJob
 from producer.gateway import answers, asking, bodies
 from producer.gateway.access import OPEN, Access, Scope
 from producer.gateway.bodies import Body, Limits
+from producer.gateway.documents_lookbook import PastQuestion
 from producer.gateway.mailboxes import Mailboxes
 from producer.gateway.once import HEADER, Mark, Once
 from producer.gateway.problems import (
@@ -31,14 +32,14 @@ from producer.gateway.problems import (
     refuse,
     refused,
 )
+from producer.gateway.questions import LARGE, Questions
 from producer.gateway.settings import GatewaySettings, is_loopback
 from producer.gateway.threads import Threads
 from producer.mailbox import LookupState, is_open, parse, state_of
+from producer.messages import QueueStatus
 from producer.receipts import Receipt
 from producer.transport import RedisTransport, connect, unavailable
 
-LARGE = 32 << 10
-"""Bytes of a request or an answer that are too many to be read between two others."""
 ASKING, WAITING = 8, 512
 """Threads for what is quick, and requests that may wait for one."""
 LOADING, LOADS_WAITING = 2, 64
@@ -60,7 +61,8 @@ class Gateway:
         self._once = Once(self._redis)
         self._quick = Threads("asking", ASKING, WAITING)
         self._slow = Threads("loading", LOADING, LOADS_WAITING)
-        self._limits = Limits(settings.max_body, settings.http_timeout)
+        self.limits = Limits(settings.max_body, settings.http_timeout)
+        self.questions = Questions(self._transport, self.mailboxes, self._quick)
         self.pools = (self._quick, self._slow)
         self.loop: asyncio.AbstractEventLoop | None = None
         """In which it runs, once it does."""
@@ -104,15 +106,19 @@ class Gateway:
         """What the caller may do: nothing, without a key that is known, where there are keys."""
         if self.access.is_open:
             _from_this_machine(request)
-            return _json({"open": True, "scopes": sorted(Scope)})
+            return json_response({"open": True, "scopes": sorted(Scope)})
         key = self.access.key(request.headers.get("authorization"))
-        return _json({"open": False, "scopes": sorted(key.scopes) if key else []})
+        return json_response({"open": False, "scopes": sorted(key.scopes) if key else []})
+
+    async def queues(self) -> tuple[int, tuple[QueueStatus, ...]]:
+        """The backlog, and how the queues are."""
+        return await self._quick.run(lambda: (self._transport.backlog(), self._transport.queues()))
 
     # -- products ---------------------------------------------------------------------------------
 
     async def add(self, request: Request) -> Response:
         """Add one product or many."""
-        body = await bodies.read(request, self._limits, asking.PRODUCTS)
+        body = await bodies.read(request, self.limits, asking.PRODUCTS)
         work = partial(asking.add, self._shop, body)
         return _accepted(await self._do(request, body, work, self.settings.outcome_ttl))
 
@@ -124,7 +130,7 @@ class Gateway:
 
     async def job(self, job_id: str) -> Response:
         """What became of a job."""
-        return _json(await self._quick.run(partial(self._outcome, job_id)))
+        return json_response(await self._quick.run(partial(self._outcome, job_id)))
 
     def _outcome(self, job_id: str) -> dict[str, Any]:
         tracker = self._shop.track([Receipt(job_id, 1, self._transport)])
@@ -138,12 +144,17 @@ class Gateway:
 
     async def ask(self, request: Request, wait: float) -> Response:
         """Ask; give the answer if it comes within `wait` seconds, and where to find it otherwise."""
-        body = await bodies.read(request, self._limits, asking.LOOKUP)
-        work = partial(asking.ask, self._shop, body)
+        body = await bodies.read(request, self.limits, asking.LOOKUP)
+        work = partial(asking.ask, self._shop, self._ask_past, body)
         made = await self._do(request, body, work, self.settings.lookup_ttl)
         if wait:
             return await self.lookup(made["id"], wait)
         return _lookup(answers.queued(made["id"]))
+
+    def _ask_past(self, asked: PastQuestion) -> str:
+        question = asking.past(asked, self.settings.lookup_ttl)
+        self._transport.ask(question)
+        return question.id
 
     async def lookup(self, lookup_id: str, wait: float) -> Response:
         """How far a lookup is, and its reply, which may take `wait` seconds to come."""
@@ -192,7 +203,7 @@ class Gateway:
     async def health(self) -> Response:
         """Whether the queue can be reached."""
         await self.mailboxes.look("health")
-        return _json({"state": "ok"})
+        return json_response({"state": "ok"})
 
     async def _do(
         self, request: Request, body: Body, work: Callable[[], dict[str, Any]], ttl: float
@@ -249,19 +260,20 @@ def _accepted(made: dict[str, Any]) -> Response:
     """What was accepted; the address of its job, if it is one."""
     jobs = made["jobs"]
     location = {"Location": jobs[0]["url"]} if len(jobs) == 1 else {}
-    return _json(made, 202, location)
+    return json_response(made, 202, location)
 
 
 def _lookup(document: dict[str, Any]) -> Response:
     if document["state"] in (LookupState.QUEUED, LookupState.RUNNING):
         headers = {"Location": document["url"], "Retry-After": str(SOON)}
-        return _json(document, 202, headers)
-    return _json(document)
+        return json_response(document, 202, headers)
+    return json_response(document)
 
 
-def _json(
+def json_response(
     document: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
+    """A document as a response, which nobody keeps."""
     shown = {"Cache-Control": "no-store", **(headers or {})}
     return Response(answers.encode(document), status, shown, "application/json")
 

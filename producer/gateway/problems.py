@@ -32,6 +32,7 @@ class Refusal(StrEnum):
     NO_SUCH_ADDRESS = "no_such_address"
     UNKNOWN_LOOKUP = "unknown_lookup"
     UNKNOWN_JOB = "unknown_job"
+    NO_PICTURE = "no_such_picture"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     TOO_SLOW = "too_slow"
     KEY_IN_USE = "idempotency_key_in_use"
@@ -43,6 +44,7 @@ class Refusal(StrEnum):
     FAILURE = "gateway_failed"
     QUEUE_FULL = "queue_full"
     UNAVAILABLE = "queue_unavailable"
+    NO_WORKER = "no_worker"
     BUSY = "busy"
 
     @property
@@ -63,6 +65,7 @@ _MEANINGS: Mapping[Refusal, tuple[int, str]] = {
     Refusal.NO_SUCH_ADDRESS: (404, "There is nothing at this address"),
     Refusal.UNKNOWN_LOOKUP: (404, "No lookup of this id was asked here"),
     Refusal.UNKNOWN_JOB: (404, "The job is neither waiting nor remembered"),
+    Refusal.NO_PICTURE: (404, "The product has no picture of this name"),
     Refusal.METHOD_NOT_ALLOWED: (405, "This cannot be done at this address"),
     Refusal.TOO_SLOW: (408, "The request came too slowly"),
     Refusal.KEY_IN_USE: (409, "The request with this Idempotency-Key is still being worked at"),
@@ -74,10 +77,12 @@ _MEANINGS: Mapping[Refusal, tuple[int, str]] = {
     Refusal.FAILURE: (500, "The gateway failed unexpectedly"),
     Refusal.QUEUE_FULL: (503, "The service is behind with its work"),
     Refusal.UNAVAILABLE: (503, "The queue cannot be reached"),
+    Refusal.NO_WORKER: (503, "No worker has answered in time"),
     Refusal.BUSY: (503, "The gateway has too much to do"),
 }
 _PASSING = {Refusal.KEY_IN_USE: SOON, Refusal.BUSY: SOON}
 _PASSING |= {Refusal.QUEUE_FULL: LATER, Refusal.UNAVAILABLE: LATER}
+_PASSING |= {Refusal.NO_WORKER: LATER}
 
 
 @dataclass(frozen=True)

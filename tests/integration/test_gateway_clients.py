@@ -13,7 +13,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from tests.fake_worker import TINY_JPEG, FakeWorker, match
+from producer.messages import Match
+from tests.fake_worker import TINY_JPEG, FakeWorker, failed, match
 from tests.http import BOTH, Gateway, gateway
 from tests.stack import picture
 from worker.up import Service
@@ -32,10 +33,16 @@ def running(empty_valkey_url: str, tmp_path: Path) -> Iterator[Gateway]:
     products = {"sku-42": [match("sku-7")], "sku-1": [], "from-node": [match("a"), match("b")]}
     with (
         Redis.from_url(empty_valkey_url) as redis,
-        FakeWorker(redis, products).working(),
+        _worker(redis, products).working(),
         gateway(empty_valkey_url, tmp_path) as started,
     ):
         yield started
+
+
+def _worker(redis: Redis, products: dict[str, list[Match]]) -> FakeWorker:
+    worker = FakeWorker(redis, products)
+    worker.failures = [failed(number) for number in range(9, 0, -1)]
+    return worker
 
 
 def node() -> str:
