@@ -96,6 +96,11 @@ def lengths(redis: Redis) -> tuple[QueueStatus, ...]:
     )
 
 
+def deepest(own: tuple[QueueStatus, ...], told: tuple[QueueStatus, ...]) -> tuple[QueueStatus, ...]:
+    """What was seen here or, by a user who may not look into messages, what the service tells."""
+    return told if told and any(each.unacked is None for each in own) else own
+
+
 def _lists(queue: Queue) -> Iterator[str]:
     return (keys.queue(queue.value, priority) for priority in PRIORITIES)
 
