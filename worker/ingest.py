@@ -18,6 +18,7 @@ from db.queries.dead_letters import NewDeadLetter
 from db.session import Database
 from producer.ledger import Claim, Ledger, follow_up
 from producer.messages import ImageItem, IngestChunk, ItemFailure, Outcome, RemoveChunk
+from worker import measures
 from worker.giving_up import letter_of
 from worker.preparing import Pictured, Prepared, Refused, Vectors
 
@@ -75,14 +76,15 @@ class Ingester:
         failures = [_failure(each, None) for each in dead]
         failures += [_failure(each, retry) for each in again]
         outcome = Outcome(applied=len(prepared.pictured), failures=tuple(failures))
-        self.ledger.clear(claim, outcome, follow_ups=[retry] if retry else [])
+        if self.ledger.clear(claim, outcome, follow_ups=[retry] if retry else []):
+            measures.ended(claim, outcome)
         return outcome
 
     def _commit(
         self, claim: Claim[IngestChunk], prepared: Prepared, dead: Sequence[Refused]
     ) -> int | None:
         made = {self.model_version_pk: prepared.vectors, **prepared.beside}
-        with self.database.writing() as session:
+        with measures.stage("commit"), self.database.writing() as session:
             for model_version_pk in sorted(
                 made
             ):  # all in one order: none waits for another in a ring
@@ -130,7 +132,8 @@ def remove(database: Database, ledger: Ledger, claim: Claim[RemoveChunk]) -> Out
         catalogue.apply(session, [], removals)
         fences.check(session, chunk.id, claim.token)
     outcome = Outcome(applied=len(removals))
-    ledger.clear(claim, outcome)
+    if ledger.clear(claim, outcome):
+        measures.ended(claim, outcome)
     return outcome
 
 

@@ -26,6 +26,7 @@ from producer.messages import (
     RemoveChunk,
 )
 from producer.reasons import Reason
+from worker import measures
 from worker.claims import Claims
 from worker.errors import DeviceFailed
 from worker.giving_up import letter_of
@@ -128,7 +129,8 @@ class Jobs:
             for item, each in zip(items, apart, strict=True)
         ]
         outcome = Outcome(applied=0, failures=tuple(failures))
-        self.ledger.clear(claim, outcome, follow_ups=apart)
+        if self.ledger.clear(claim, outcome, follow_ups=apart):
+            measures.ended(claim, outcome)
 
     def _give_up(self, claim: Claim[Job], reason: Reason, detail: str) -> None:
         job, items = claim.job, _items(claim.job)
@@ -139,7 +141,9 @@ class Jobs:
             dead_letters.add(session, letters)
             fences.check(session, job.id, claim.token)
         failures = tuple(_failure(item, reason, detail) for item in items)
-        self.ledger.clear(claim, Outcome(applied=0, failures=failures))
+        outcome = Outcome(applied=0, failures=failures)
+        if self.ledger.clear(claim, outcome):
+            measures.ended(claim, outcome)
 
 
 def _items(job: Job) -> tuple[ImageItem | Removal, ...]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 from pydantic import BaseModel
 
 from producer.ids import issued_at
@@ -135,11 +135,6 @@ RECALL = Histogram(
     "index finds, by how it searched. Its sum over its count is recall@10.",
     ("path",),
     buckets=(0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
-    registry=REGISTRY,
-)
-RECALL_TARGET = Gauge(
-    "lookalike_recall_target_ratio",
-    "LOOKALIKE_RECALL_TARGET, of a process that answers lookups.",
     registry=REGISTRY,
 )
 DISTANCE = Histogram(

@@ -28,6 +28,7 @@ from worker.heartbeat import Heartbeat, Pulse
 from worker.intake import Intake, Refused
 from worker.roles import DUTIES, Handlers, Process, Role
 from worker.settings import WorkerSettings
+from worker.vitals import watched
 from worker.watchdog import Sign, Watchdog
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,9 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
     if duty.yields:
         step_back()
     with _open(role, settings, app) as process:
+        vitals = process.closing.enter_context(
+            watched(role, settings, process.database, process.busy, process.stopping)
+        )
         app.intake = Intake(process.database, _tasks(app), app.signer)
         take_in(app, app.intake.refuse)
         worker_shutting_down.connect(process.departure.ask, weak=False)
@@ -104,9 +108,10 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
         gc.collect()
         gc.freeze()  # what is loaded now stays: a full collection must not walk through it again and again
         heartbeat = process.closing.enter_context(
-            Heartbeat(process.redis, role, pulse=lambda: _pulse(process))
+            Heartbeat(process.redis, role, vitals.is_well, pulse=lambda: _pulse(process))
         )
         worker_ready.connect(heartbeat.start, weak=False)
+        worker_ready.connect(vitals.consumes, weak=False)
         worker = app.Worker(
             hostname=f"{role}.{os.getpid()}@{socket.gethostname()}",
             pool="threads",
@@ -119,7 +124,8 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
             quiet=True,
         )
         consumption = Consumption(worker, process.redis, duty.queues)
-        with Watchdog(_signs(process, consumption), _bite(process)):
+        with Watchdog(_signs(process, consumption), _bite(process)) as watchdog:
+            vitals.complaints = lambda: watchdog.complaints
             worker.start()
         return process.departure.code or int(worker.exitcode or 0)
 

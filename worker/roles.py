@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
+from prometheus_client.registry import Collector
 from pydantic import BaseModel
 from redis import Redis
 from threadpoolctl import threadpool_limits
@@ -54,7 +55,7 @@ from producer.messages import (
     ThumbnailRequest,
     WatchIndex,
 )
-from worker import shelf
+from worker import measures, shelf, survey
 from worker.app import TICK_LIFE
 from worker.backfill import Backfill
 from worker.browsing import CategoryCounts, browse, failures, kept_generations
@@ -68,6 +69,7 @@ from worker.departure import BROKEN, STUCK, Departure
 from worker.desk import Desk
 from worker.failures import RebuildFailures
 from worker.freshness import Commits, Sightings
+from worker.gauges import NetworkFigures, ViewFigures
 from worker.index.errors import BuildFailed, BuildStopped, BuildSuperseded
 from worker.index.follower import Follower
 from worker.index.pin import PinReminder
@@ -79,6 +81,7 @@ from worker.lookup import Answerer
 from worker.past import Past
 from worker.picture_answerer import PictureAnswerer
 from worker.quarantine import Quarantine
+from worker.sampling import Sampler
 from worker.serving import Serving
 from worker.settings import WorkerSettings
 from worker.status import Status
@@ -230,6 +233,8 @@ def _index(process: Process) -> Handlers:
     desk, ledger, jobs = process.desk, process.ledger, process.jobs
     reminder, status = PinReminder(), Status(database, redis)
     process.closing.enter_context(Courtesy(Visitors(redis)))
+    for part in survey.parts(database, redis):
+        _show(process, part)
     return {
         RemoveChunk: lambda chunk: jobs.do(chunk, lambda claim: remove(database, ledger, claim)),
         StatusRequest: lambda question: desk.answer(question, status.reply),
@@ -315,6 +320,7 @@ def _open_serving(process: Process) -> tuple[Studio, Serving]:
     complaint = f"the network does not end a batch in {limit:.0f} s (LOOKALIKE_EMBED_TIMEOUT)"
     process.signs.append(Sign(complaint, lambda: serving.busy_for > limit, 0.0, STUCK))
     serving.start()
+    _show(process, NetworkFigures(serving))
     return studio, serving
 
 
@@ -337,11 +343,20 @@ def _register_first(settings: WorkerSettings, database: Database) -> None:
 def _answerer(process: Process) -> Answerer:
     # Lookups run side by side already; BLAS threads under each of them would only get in their way.
     process.closing.enter_context(threadpool_limits(limits=1, user_api="blas"))
-    sightings = process.closing.enter_context(Sightings(process.redis))
+    sightings = process.closing.enter_context(Sightings(process.redis, measures.searchable))
     follower = Follower(process.database, process.settings.data_dir, on_revision=sightings.see)
     follower.start()
     process.closing.callback(follower.stop)
-    return Answerer(process.database, follower)
+    sampler = process.closing.enter_context(
+        Sampler(process.settings.recall_sample, lambda: bool(process.busy.messages))
+    )
+    _show(process, ViewFigures(follower, process.settings.recall_target))
+    return Answerer(process.database, follower, sampler)
+
+
+def _show(process: Process, figures: Collector) -> None:
+    measures.REGISTRY.register(figures)
+    process.closing.callback(measures.REGISTRY.unregister, figures)
 
 
 def _watch_index(process: Process, reminder: PinReminder) -> None:
@@ -362,21 +377,24 @@ def _watch_index(process: Process, reminder: PinReminder) -> None:
 def _reindex(process: Process, message: Reindex) -> None:
     log.info("rebuilding the index: %s", message.reason)
     settings, failures = process.settings, RebuildFailures(process.redis)
-    try:
-        built = aside(
-            lambda: rebuild(
-                process.database,
-                settings.data_dir,
-                build_settings(settings),
-                stop=process.stopping.is_set,
+    with measures.rebuilding() as ending:
+        try:
+            built = aside(
+                lambda: rebuild(
+                    process.database,
+                    settings.data_dir,
+                    build_settings(settings),
+                    stop=process.stopping.is_set,
+                )
             )
-        )
-    except (BuildStopped, BuildSuperseded) as stopped:
-        log.info("not rebuilt: %s", stopped)
-    except (BuildFailed, OSError) as error:
-        log.exception("not rebuilt; lookups go on with the generation before")
-        failures.add(str(error))
-    else:
-        if built is not None:
-            log.info("%s", built)
-            failures.clear()
+        except (BuildStopped, BuildSuperseded) as stopped:
+            ending.outcome = "stopped"
+            log.info("not rebuilt: %s", stopped)
+        except (BuildFailed, OSError) as error:
+            log.exception("not rebuilt; lookups go on with the generation before")
+            failures.add(str(error))
+        else:
+            ending.outcome = "needless" if built is None else "built"
+            if built is not None:
+                log.info("%s", built)
+                failures.clear()

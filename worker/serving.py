@@ -134,6 +134,12 @@ class Serving:
         with self._changed:
             return max((each.embedder.busy_for for each in self._loaded.values()), default=0.0)
 
+    @property
+    def loaded(self) -> list[ModelVersion]:
+        """The models whose networks are there."""
+        with self._changed:
+            return [each.model for each in self._loaded.values()]
+
     # -- following --------------------------------------------------------------------------------
 
     def look(self) -> None:
