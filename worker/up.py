@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT = 120.0
 BEAT = "beat"
+METRICS_PORT = "LOOKALIKE_METRICS_PORT"
 RESTART_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds before a process that died is started again; doubled each time that it lived short."""
 SHORT_LIFE = 60.0
@@ -133,6 +134,8 @@ class Service:
     server: Child | None = None
     gateway: Child | None = None
     """The HTTP gateway, started when the workers are ready; nobody waits for it."""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """Where each process serves its figures, by its name; one that is not in it serves none."""
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -160,16 +163,19 @@ class Service:
                 return
         self._check_redis()
         self._check_rest()
-        environment = os.environ | self.settings.environment() | {PARENT: str(os.getpid())}
         for name in [*Role, BEAT]:
             child = Child(
                 name, [sys.executable, "-m", "worker", "run", name], self.logs / f"{name}.log"
             )
             self.children.append(child)
-            child.start(environment)
+            child.start(self._environment(child))
         self._wait_ready(on_ready or (lambda _: None))
         if self.gateway is not None and not self.stopping:
-            self.gateway.start(environment)
+            self.gateway.start(self._environment(self.gateway))
+
+    def _environment(self, child: Child) -> dict[str, str]:
+        own = {PARENT: str(os.getpid()), METRICS_PORT: str(self.ports.get(child.name, 0))}
+        return os.environ | self.settings.environment() | own
 
     def _start_server(self) -> None:
         url = self.embedded_url
@@ -226,11 +232,10 @@ class Service:
 
         In a thread that lasts: Linux ends what a thread has started together with it (`worker.tether`).
         """
-        environment = os.environ | self.settings.environment() | {PARENT: str(os.getpid())}
         while not self._stopping.wait(0.5):
             self._tend_server()
             for child in self._processes:
-                child.tend(partial(child.start, environment))
+                child.tend(partial(child.start, self._environment(child)))
 
     @property
     def _processes(self) -> list[Child]:

@@ -27,6 +27,7 @@ from worker.cli.shell import (
 )
 from worker.errors import StartError
 from worker.front import Front
+from worker.lookout import Lookout
 from worker.up import Service
 
 
@@ -39,13 +40,14 @@ def up() -> None:
     found = settings()
     log_to_stderr()
     front = Front.of(found.data_dir / "logs")
-    service = Service(found, gateway=front.child)
+    lookout = Lookout.of(found)
+    service = Service(found, gateway=front.child, ports=lookout.ports)
     with _stop_on_signal(service.stop_soon):
         try:
             with console.status("Starting …"):
                 service.start(lambda name: console.print(f"  [green]✓[/] {name}"))
             if not service.stopping:
-                _show(service, front)
+                _show(service, front, lookout)
             service.watch()
         finally:
             console.print("Stopping …  (Ctrl-C again: at once)")
@@ -63,7 +65,7 @@ def _stop_on_signal(stop: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _show(service: Service, front: Front) -> None:
+def _show(service: Service, front: Front, lookout: Lookout) -> None:
     found = service.settings
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -77,6 +79,7 @@ def _show(service: Service, front: Front) -> None:
     table.add_row("pictures from", ", ".join(str(root) for root in found.roots))
     table.add_row("and from hosts", ", ".join(found.image_hosts) or "none")
     table.add_row("HTTP", front.shown)
+    table.add_row("figures", lookout.shown)
     console.print(table)
     console.print("Ready. Try `lookalike status` in another terminal; Ctrl-C stops.")
 
