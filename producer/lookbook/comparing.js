@@ -1,11 +1,15 @@
 // Two answers to the same question, side by side.
 
-import { icon, make, unseen } from "./elements.js";
+import { icon, make, trouble, unseen } from "./elements.js";
 import { json } from "./service.js";
 import { arrange, skeletons } from "./tiles.js";
 import { age, percent, several } from "./words.js";
 
 const LIVE = "live";
+const ABSENT = {
+  not_in_generation: "The product came after this index.",
+  unknown_generation: "This index is not kept any more: choose another.",
+};
 
 export class Comparison {
   constructor({ changed, tile }) {
@@ -46,13 +50,13 @@ export class Comparison {
   /** Show which two are compared. */
   async choose(left, right) {
     this.chosen = [left, right];
-    this.fill();
+    this.offer();
     if (this.generations) return;
     await this.load().catch(() => { this.generations = null; });
-    this.fill();
+    this.offer();
   }
 
-  fill() {
+  offer() {
     this.selects.forEach((select, at) => {
       const known = this.generations ?? [];
       const options = [make("option", { value: LIVE, text: "Live: the index as it is, and what is newer" })];
@@ -75,24 +79,25 @@ export class Comparison {
     for (const note of this.notes) note.textContent = "";
   }
 
-  /** Show two replies; either may be missing. */
-  show(replies) {
-    const ranks = replies.map((reply) => new Map((reply?.matches ?? []).map((each, at) => [each.product_id, at + 1])));
-    replies.forEach((reply, at) => {
-      arrange(
-        this.lists[at], reply?.matches ?? [],
-        (match) => {
-          const item = this.tile(match, reply);
-          item.append(make("span", { class: "mark" }));
-          mark(item, ranks[1 - at].get(match.product_id), at);
-          return item;
-        },
-        (item, match) => mark(item, ranks[1 - at].get(match.product_id), at),
-      );
-      this.notes[at].textContent = reply === null
-        ? "The product was not in this index."
-        : `${several(reply.matches.length, "match", "matches")} · index ${reply.generation ?? "none"} · model ${(reply.model_version ?? "none").slice(0, 8)}`;
+  /** Show what was found on either side; where there is no reply, why. */
+  show(found, again) {
+    const ranks = found.map(({ reply }) => reply && new Map(reply.matches.map((each, at) => [each.product_id, at + 1])));
+    found.forEach(({ reply, error }, at) => {
+      if (reply) this.fill(at, reply, ranks[1 - at]);
+      else this.lists[at].replaceChildren(make("li", { class: "whole" }, unanswered(error, again)));
+      this.notes[at].textContent = reply ? answeredBy(reply) : "";
     });
+  }
+
+  fill(at, reply, there) {
+    const place = (item, { product_id }) => mark(item, there, there?.get(product_id), at);
+    const create = (match) => {
+      const item = this.tile(match, reply);
+      item.append(make("span", { class: "mark" }));
+      place(item, match);
+      return item;
+    };
+    arrange(this.lists[at], reply.matches, create, place);
   }
 
   echo(tile) {
@@ -104,12 +109,24 @@ export class Comparison {
   }
 }
 
-function mark(item, rank, at) {
-  item.classList.toggle("alone", rank === undefined);
-  const parts = rank === undefined
-    ? [icon("only"), "Only here"]
-    : [icon("both"), unseen("In both, "), `${nth(rank)} ${at ? "left" : "right"}`];
-  item.querySelector(".mark").replaceChildren(...parts);
+function answeredBy({ matches, generation, model_version }) {
+  const model = (model_version ?? "none").slice(0, 8);
+  return `${several(matches.length, "match", "matches")} · index ${generation ?? "none"} · model ${model}`;
+}
+
+function unanswered(error, again) {
+  if (error === undefined) return make("p", { class: "empty", text: "This index does not have the product." });
+  if (error.reason in ABSENT) return make("p", { class: "empty", text: ABSENT[error.reason] });
+  return trouble(error, again);
+}
+
+/** Say of a match whether the other side has it, where there is another side. */
+function mark(item, there, rank, at) {
+  item.classList.toggle("alone", Boolean(there) && rank === undefined);
+  const label = item.querySelector(".mark");
+  label.hidden = !there;
+  if (rank === undefined) label.replaceChildren(icon("only"), "Only here");
+  else label.replaceChildren(icon("both"), unseen("In both, "), `${nth(rank)} ${at ? "left" : "right"}`);
 }
 
 function nth(rank) {
@@ -121,9 +138,10 @@ function words({ number, model_name, built_at, current }) {
   return `Index ${number}${current ? ", current" : ""} · ${model_name} · ${age(built_at)} old`;
 }
 
-/** How much two replies have in common, in words. */
-export function overlap(replies, limit) {
-  const [left, right] = replies.map((reply) => new Set((reply?.matches ?? []).map((each) => each.product_id)));
+/** How much two answers have in common, in words. */
+export function overlap(found, limit) {
+  if (found.some(({ reply }) => !reply)) return "Only one of the two has an answer.";
+  const [left, right] = found.map(({ reply }) => new Set(reply.matches.map((each) => each.product_id)));
   const k = Math.min(limit, Math.max(left.size, right.size));
   if (!k) return "Neither found anything.";
   const both = [...left].filter((id) => right.has(id)).length;

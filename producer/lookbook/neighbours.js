@@ -270,18 +270,22 @@ export class Neighbours {
 
   async askBoth({ signal }) {
     const sides = [this.place.left ?? "live", this.place.right];
-    const found = await Promise.all(sides.map((side) => lookup(this.question(side), { signal })));
+    const found = await Promise.all(sides.map((side) => this.askSide(side, signal)));
     if (signal.aborted) return;
     if (found.every(({ missing }) => missing)) {
       this.clear(productGone(this.place.product));
       return;
     }
-    const replies = found.map(({ reply }) => reply);
-    this.comparison.show(replies);
+    this.comparison.show(found, () => this.ask());
     for (const side of this.comparison.lists) settle(side);
     this.aside.replaceChildren(legend("= is in both answers, with its place in the other one; + is only in this one. "));
-    this.caption.textContent = overlap(replies, this.place.picked.limit);
+    this.caption.textContent = overlap(found, this.place.picked.limit);
     say(this.caption.textContent);
+  }
+
+  /** One side's answer, or why there is none: the other may have one. */
+  askSide(side, signal) {
+    return lookup(this.question(side), { signal }).catch((error) => ({ reply: null, missing: false, error }));
   }
 
   clear(instead) {
