@@ -79,7 +79,7 @@ SEARCHABLE = Histogram(
 APPLIED = Counter(
     "lookalike_items_applied",
     "Items of jobs whose change is committed, or was superseded by a newer one.",
-    ("job",),
+    ("kind",),
     registry=REGISTRY,
 )
 FAILED = Counter(

@@ -27,6 +27,7 @@ from db.session import Database
 from producer.depths import depths, lengths
 from producer.ledger import Ledger
 from producer.messages import QueueStatus
+from producer.reasons import Reason
 from worker.failures import RebuildFailures
 from worker.heartbeat import beating
 from worker.status import Count
@@ -190,7 +191,8 @@ class _Catalogue:
             "lookalike_dead_letters",
             "Items that were given up, until somebody requeues or discards them.",
             "reason",
-            dead_letters.count_by_reason(session),
+            # All reasons: what grows from nothing must have been 0 before.
+            dict.fromkeys(map(str, Reason), 0) | dead_letters.count_by_reason(session),
         )
 
     def _of_models(self, session: Session) -> Iterator[Metric]:
