@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -73,6 +73,10 @@ class WatchedSettings(ProducerSettings):
     metrics_port: int | None = Field(None, ge=0, le=65_535)
     """Port on which the process serves /metrics, /live and /ready; none when not set, or 0."""
     metrics_host: str = Field("127.0.0.1", min_length=1)
+    log_format: Literal["text", "json"] = "text"
+    """How it logs: as text for people, or one JSON object a line."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
     """Address of it. It asks for no key: keep it to machines that may read figures."""
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from celery import Celery
+from celery.apps import worker as celery_worker
+from celery.signals import setup_logging
 
+from producer import logs
 from producer.broker import arguments, celery_app
 from producer.messages import Message, SweepLedger, WatchIndex
 from worker import broker
@@ -22,6 +25,8 @@ def worker_app(settings: WorkerSettings) -> Celery:
     Messages are acknowledged after the work is done (a rebuild excepted), and one is fetched at a time.
     """
     app = celery_app(settings)
+    setup_logging.connect(_leave_logging_alone, weak=False)
+    celery_worker.safe_say = logs.say  # it would write past the log when a signal comes
     app.conf.update(
         include=["worker.tasks"],
         worker_consumer="worker.consumer:GuardedConsumer",
@@ -38,6 +43,10 @@ def worker_app(settings: WorkerSettings) -> Celery:
         },
     )
     return app
+
+
+def _leave_logging_alone(**_: object) -> None:
+    """Celery would add handlers of its own."""
 
 
 def _tick(app: Celery, message: Message, every: float) -> dict[str, object]:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
+from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -61,7 +62,7 @@ def aside(work: Callable[[], T]) -> T:
         except BaseException as error:
             done.set_exception(error)
 
-    thread = threading.Thread(target=run, name="aside", daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=[run], name="aside", daemon=True)
     thread.start()
     return done.result()
 

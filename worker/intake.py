@@ -14,6 +14,7 @@ from db.errors import DatabaseError_
 from db.queries import dead_letters
 from db.queries.dead_letters import NewDeadLetter
 from db.session import Database
+from producer import logs
 from producer.ids import new_id
 from producer.messages import MAX_MESSAGE
 from producer.reasons import Reason
@@ -93,6 +94,10 @@ class Intake:
 
     def refuse(self, refused: Refused) -> None:
         """Keep it as a dead letter, without what may be secret in it; without a database in the log alone."""
+        with logs.about(refused.id if refused.id and _ID.fullmatch(refused.id) else None):
+            self._keep(refused)
+
+    def _keep(self, refused: Refused) -> None:
         log.error("a message is refused: %s", refused.detail)
         letter = NewDeadLetter(
             job_id=refused.id if refused.id and _ID.fullmatch(refused.id) else new_id(),

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from celery import Celery
+from celery import Celery, current_task
 from celery.signals import worker_ready, worker_shutting_down
 from pydantic import ValidationError
 
 from db.session import Database
-from producer.messages import MAX_DETAIL, Message, Question, Reindex
+from producer import logs
+from producer.messages import MAX_DETAIL, Job, Message, Question, Reindex
 from producer.transport import connect
 from worker import startup
 from worker.app import take_in, worker_app
@@ -66,8 +67,15 @@ def handle(message: type[Message], body: object) -> None:
         if issubclass(message, Question):
             _running.process.desk.refuse(body)
         return
-    with _running.process.busy.working(parsed):
+    with logs.about(_id(parsed)), _running.process.busy.working(parsed):
         _running.handlers[message](parsed)
+
+
+def _id(message: Message) -> str | None:
+    """The id of a job or a lookup; of all other messages that which they were sent with."""
+    if isinstance(message, Job | Question):
+        return message.id
+    return str(current_task.request.id) if current_task else None
 
 
 def _unreadable(message: type[Message], body: object, error: ValidationError) -> Refused:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -60,6 +59,7 @@ from worker.app import TICK_LIFE
 from worker.backfill import Backfill
 from worker.browsing import CategoryCounts, browse, failures, kept_generations
 from worker.busy import Busy
+from worker.carrying import CarryingExecutor
 from worker.claims import Claims
 from worker.clearing import discard, requeue
 from worker.comparing import compare, list_products
@@ -173,7 +173,7 @@ class Duty:
 
 def _embed(process: Process) -> Handlers:
     studio, serving = _open_serving(process)
-    executor = process.closing.enter_context(ThreadPoolExecutor(FETCH_THREADS, "fetch"))
+    executor = process.closing.enter_context(CarryingExecutor(FETCH_THREADS, "fetch"))
     visitors = Visitors(process.redis)
     process.closing.enter_context(Courtesy(visitors))
     crew = Crew(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 
+from producer import logs
 from producer.cli.terminal import Terminal
 from producer.errors import SettingsError
+
+log = logging.getLogger(__name__)
 
 NEEDED = ("fastapi", "starlette", "uvicorn", "h11", "python_multipart", "prometheus_client")
 
@@ -22,20 +25,23 @@ def serve(terminal: Terminal, host: str | None, port: int | None) -> None:
         raise SettingsError(
             f"the HTTP gateway needs {error.name}, which is not installed: pip install 'lookalike[http]'"
         ) from None
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
-    )
     settings = GatewaySettings.with_options(host, port)
+    logs.configure("gateway", settings.log_format, settings.log_level)
     server.serve(settings, lambda address: _ready(terminal, address, settings.api_keys is not None))
 
 
 def _ready(terminal: Terminal, address: str, keyed: bool) -> None:
-    if terminal.json:
+    if logs.is_json():
+        log.info("listening on %s%s", address, "" if keyed else ", open to all of this machine")
+    elif terminal.json:
         terminal.data({"address": address, "keys": keyed})
-        sys.stdout.flush()
-        return
+    else:
+        _tell(terminal, address, keyed)
+    sys.stdout.flush()
+
+
+def _tell(terminal: Terminal, address: str, keyed: bool) -> None:
     terminal.line(f"Listening on {address}; its page is {address}/docs")
     if not keyed:
         terminal.note("No LOOKALIKE_API_KEYS: only this machine may ask, and it may do everything.")
     terminal.note("Ctrl-C stops it.")
-    sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from producer import logs
 
 LINE_EVERY = 5.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -84,6 +87,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Seque
 
 def report(error: BaseException, text: str, exit_code: int, *, as_json: bool) -> None:
     """Write an error to stderr, as one line or as JSON."""
+    if logs.is_json():
+        logging.getLogger(__name__).critical("%s", text)
+        return
     if as_json:
         value: dict[str, Any] = {"type": type(error).__name__, "message": text}
         reason = getattr(error, "reason", None)

@@ -14,6 +14,7 @@ import uvicorn
 from producer.errors import SettingsError
 from producer.gateway.app import application
 from producer.gateway.gateway import Gateway
+from producer.gateway.journal import Logged
 from producer.gateway.measures import Measured
 from producer.gateway.protocol import protocol
 from producer.gateway.settings import GatewaySettings
@@ -33,7 +34,7 @@ def serve(settings: GatewaySettings, on_ready: Callable[[str], object]) -> None:
     listener = listen(settings)
     gateway = Gateway(settings)
     config = uvicorn.Config(
-        Measured(application(gateway)),
+        Measured(Logged(application(gateway))),
         http=protocol(settings.http_timeout),
         ws="none",
         loop="asyncio",

@@ -57,9 +57,9 @@ class Order:
         os.setsid()
         self._redirect()
         os.environ.update(self.environment)
-        from worker.cli.shell import log_to_stderr
+        from producer import logs
 
-        log_to_stderr()
+        logs.configure("hive")
         with ExitStack() as around:
             if ":" in self.what:
                 return self._call()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from db.address import parse, shown
+from db.errors import SchemaNewer
+from producer import logs
 from producer.transport import connect, public_address
 from worker.cli.shell import (
     FAILED,
@@ -21,7 +24,6 @@ from worker.cli.shell import (
     catalogue,
     console,
     fail,
-    log_to_stderr,
     print_json,
     settings,
 )
@@ -29,6 +31,8 @@ from worker.errors import StartError
 from worker.front import Front
 from worker.lookout import Lookout
 from worker.up import Service
+
+log = logging.getLogger(__name__)
 
 
 def up() -> None:
@@ -38,21 +42,29 @@ def up() -> None:
     LOOKALIKE_DATABASE_URL name others. The HTTP gateway is started on loopback, where its packages are installed.
     """
     found = settings()
-    log_to_stderr()
+    logs.configure("up", found.log_format, found.log_level)
     front = Front.of(found.data_dir / "logs")
     lookout = Lookout.of(found)
     service = Service(found, gateway=front.child, ports=lookout.ports)
     with _stop_on_signal(service.stop_soon):
         try:
-            with console.status("Starting …"):
-                service.start(lambda name: console.print(f"  [green]✓[/] {name}"))
+            with nullcontext() if logs.is_json() else console.status("Starting …"):
+                service.start(lambda name: _say(f"  [green]✓[/] {name}", f"{name} is ready"))
             if not service.stopping:
                 _show(service, front, lookout)
             service.watch()
         finally:
-            console.print("Stopping …  (Ctrl-C again: at once)")
+            _say("Stopping …  (Ctrl-C again: at once)", "stopping")
             service.stop()
-    console.print("Stopped; nothing that was accepted is lost.")
+    _say("Stopped; nothing that was accepted is lost.", "stopped")
+
+
+def _say(text: str, line: str) -> None:
+    """Tell it people or, where all that is written is to be JSON, the log."""
+    if logs.is_json():
+        log.info("%s", line)
+    else:
+        console.print(text)
 
 
 @contextmanager
@@ -66,22 +78,33 @@ def _stop_on_signal(stop: Any) -> Iterator[None]:
 
 
 def _show(service: Service, front: Front, lookout: Lookout) -> None:
-    found = service.settings
+    facts = _facts(service, front, lookout)
+    if logs.is_json():
+        log.info("ready; %s", "; ".join(f"{name}: {value}" for name, value in facts))
+        return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    server = "Valkey, its own" if service.server else "Redis"
-    address = public_address(found.redis_url.get_secret_value())
-    table.add_row("queues", f"{server}, {address}")
-    table.add_row("catalogue", shown(parse(found.database)))
-    table.add_row("index, logs", str(found.data_dir.resolve()))
-    table.add_row("model", found.model)
-    table.add_row("pictures from", ", ".join(str(root) for root in found.roots))
-    table.add_row("and from hosts", ", ".join(found.image_hosts) or "none")
-    table.add_row("HTTP", front.shown)
-    table.add_row("figures", lookout.shown)
+    for fact in facts:
+        table.add_row(*fact)
     console.print(table)
     console.print("Ready. Try `lookalike status` in another terminal; Ctrl-C stops.")
+
+
+def _facts(service: Service, front: Front, lookout: Lookout) -> list[tuple[str, str]]:
+    found = service.settings
+    server = "Valkey, its own" if service.server else "Redis"
+    address = public_address(found.redis_url.get_secret_value())
+    return [
+        ("queues", f"{server}, {address}"),
+        ("catalogue", shown(parse(found.database))),
+        ("index, logs", str(found.data_dir.resolve())),
+        ("model", found.model),
+        ("pictures from", ", ".join(str(root) for root in found.roots)),
+        ("and from hosts", ", ".join(found.image_hosts) or "none"),
+        ("HTTP", front.shown),
+        ("figures", lookout.shown),
+    ]
 
 
 def run(
@@ -92,7 +115,7 @@ def run(
 
     tether()
     found = settings()
-    log_to_stderr()
+    logs.configure(process.value, found.log_format, found.log_level)
     if process is ProcessName.BEAT:
         from worker.beat import beat
 
@@ -137,7 +160,7 @@ def health(
     from worker.heartbeat import beating
 
     found = settings()
-    with catalogue(found) as database:
+    with catalogue(found) as database, suppress(SchemaNewer):  # what runs already goes on with it
         check_schema(database)
     with connect(found) as client:
         alive = {(beat.role, beat.host) for beat in beating(client)}

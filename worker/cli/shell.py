@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from db.session import Database
-from producer.redaction import without_secrets
+from producer import logs
 from producer.settings import load
 from worker.settings import WorkerSettings
 
@@ -53,6 +53,9 @@ def catalogue(of: WorkerSettings) -> Iterator[Database]:
 
 def fail(error: Exception, code: int) -> NoReturn:
     """Say what went wrong in one line, and end."""
+    if logs.is_json():
+        logging.getLogger(__name__).critical("%s", error)
+        sys.exit(code)
     stderr.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
 
@@ -60,20 +63,3 @@ def fail(error: Exception, code: int) -> NoReturn:
 def print_json(value: object) -> None:
     """Write one JSON value; what JSON does not know, as text."""
     console.print_json(json.dumps(value, default=str))
-
-
-class _Bare(logging.Formatter):
-    """Formats without the secrets of addresses, wherever they come from: traces and other libraries included."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, and what follows it."""
-        return without_secrets(super().format(record))
-
-
-def log_to_stderr() -> None:
-    """Show what the service does as it does it."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Bare("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for noisy in ("httpx", "alembic", "celery.worker.strategy", "celery.app.trace"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

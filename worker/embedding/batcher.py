@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from producer import logs
 from worker import measures
 
 Pixels = NDArray[np.uint8]
@@ -35,6 +36,8 @@ class _Request:
     pixels: Pixels
     since: float
     """When it came, by the monotonic clock."""
+    about: str = field(default_factory=logs.current)
+    """The job or lookup that it is for."""
     future: Future[Vectors] = field(default_factory=Future)
     taken: int = 0
     done: list[Vectors] = field(default_factory=list)
@@ -181,7 +184,7 @@ class MicroBatcher:
 
     def _process(self, pieces: _Pieces) -> None:
         try:
-            with measures.stage("model"):
+            with logs.about(logs.ids([each.about for each, _ in pieces])), measures.stage("model"):
                 vectors = self._vectors(pieces)
         except BaseException as error:
             for request, _ in pieces:

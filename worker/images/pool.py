@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import LifoQueue
 from typing import IO, Self
@@ -19,6 +18,7 @@ from typing import IO, Self
 import numpy as np
 
 from producer.reasons import Reason
+from worker.carrying import CarryingExecutor
 from worker.images.decode import MAX_BYTES, Decoded, DecodeSpec
 from worker.images.decoder import (
     ANSWER,
@@ -61,7 +61,7 @@ class DecoderPool:
         self._closed = False
         self._children = [_Child(memory_bytes) for _ in range(processes)]
         self._free: LifoQueue[_Child] = LifoQueue()
-        self._feeders = ThreadPoolExecutor(processes, "decoders")
+        self._feeders = CarryingExecutor(processes, "decoders")
         for child in self._children:
             child.start()
             self._free.put(child)

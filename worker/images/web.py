@@ -18,6 +18,7 @@ import httpcore
 import httpx
 
 from producer.reasons import Reason
+from worker.carrying import CarryingExecutor
 from worker.images.addresses import is_public, may_be_listed
 from worker.images.errors import ImageError
 
@@ -76,7 +77,7 @@ class Web:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._deadline = _Deadline()
-        self._resolver = ThreadPoolExecutor(4, "resolver")
+        self._resolver = CarryingExecutor(4, "resolver")
         # Nothing is read from the environment: no proxy, no netrc, no certificates from a variable.
         self._pool = httpcore.ConnectionPool(
             ssl_context=ssl.create_default_context(cafile=certifi.where()),
