@@ -28,7 +28,7 @@ from producer.pictures import PictureSource
 from producer.rows import Row
 from producer.selection import Options, selection
 
-Send = Callable[[PastQuestion], str]
+AskPast = Callable[[PastQuestion], str]
 """Asks what a kept generation is asked; the lookup's id."""
 PRODUCTS, LOOKUP = "products", "lookup"
 """The parts of a form that hold the document."""
@@ -45,11 +45,11 @@ def remove(shop: Producer, product_id: str, version: int | None) -> dict[str, An
     return answers.accepted(shop.remove(product_id, version=version, when_full="raise"))
 
 
-def ask(shop: Producer, send: Send, body: Body) -> dict[str, Any]:
+def ask(shop: Producer, ask_past: AskPast, body: Body) -> dict[str, Any]:
     """Ask what a request asks; the lookup's id. Raises Refused, and what `find_similar` raises."""
     value = body.value() if not body.multipart else None
     if isinstance(value, dict) and "generation" in value:
-        return {"id": send(body.read(PastQuestion))}
+        return {"id": ask_past(body.read(PastQuestion))}
     if isinstance(value, dict) and "product_ids" in value:
         batch = body.read(Batch)
         asked = shop.find_similar_many(

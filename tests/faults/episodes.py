@@ -6,20 +6,22 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import cast
+from typing import Literal, cast
 
 from pydantic import SecretStr
 from sqlalchemy import update
 
 from db.models import DeadLetter
-from db.queries import fences
+from db.queries import fences, judgements
 from db.queries.dead_letters import Which
 from producer.client import Producer
+from producer.ids import new_id
+from producer.judging import JudgeMatch
 from producer.messages import Job, Queue, Removal
 from producer.reasons import Reason
 from tests.fake_worker import take
 from tests.faults.world import Worker, World, item, wanted
-from worker import letters
+from worker import judging, letters
 from worker.busy import Busy
 from worker.departure import Departure
 from worker.jobs import MAX_DEATHS
@@ -226,6 +228,29 @@ def _discard(world: World) -> None:
         letters.discard(worker.database, Which())
 
 
+# -- a merchandiser -------------------------------------------------------------------------------
+
+
+def _vote(world: World, verdict: Literal["up", "down"] | None) -> None:
+    with world.worker() as worker:
+        asked = {"id": new_id(), "expires_at": 1e12, "verdict": verdict}
+        vote = JudgeMatch.model_validate({**asked, "product_id": "a", "match": "b", "judge": "me"})
+        judging.judge(worker.database, vote)
+
+
+def _judge(world: World) -> None:
+    _vote(world, "up")
+    _vote(world, "down")
+    _vote(world, None)
+    _vote(world, "up")
+
+
+def _check_judged(world: World) -> list[str]:
+    with world.worker() as worker, worker.database.reading() as session:
+        found = [each.good for each in judgements.of_product(session, "a", 10)]
+    return [] if found == [True] else [f"judgements {found} instead of one good one"]
+
+
 def _jobs(
     name: str, prepare: Callable[[World], None], act: Callable[[World], None], *live: str
 ) -> Episode:
@@ -255,4 +280,5 @@ JOBS: tuple[Episode, ...] = (
     _jobs("sweep", _lost_by_the_queue, _sweep, "a", "b"),
     Episode("requeue", _given_up, _requeue, _requeued, check_jobs("late", "later")),
     Episode("discard", _given_up, _discard, _discard, check_jobs(), only="letters"),
+    Episode("judge", _nothing, _judge, _judge, _check_judged, only="judging"),
 )
