@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 ONE_SHOT = {"migrate"}
 SERVERS = {"redis", "postgres"}
+WATCHERS = {"prometheus", "grafana", "flower"}
 PROFILES = ("cpu", "gpu")
 SECRETS = {"REDIS_PASSWORD": "r3d1s", "POSTGRES_PASSWORD": "p0stgres"}
 VARIABLE = re.compile(r"\$(?:\$|\{(\w+)(?:(:[-?])([^}]*))?\})")
@@ -79,7 +80,7 @@ def services() -> dict[str, Service]:
 
 def ours() -> dict[str, Service]:
     """The services that run our image."""
-    return {name: each for name, each in services().items() if name not in SERVERS}
+    return {name: each for name, each in services().items() if name not in SERVERS | WATCHERS}
 
 
 def workers() -> dict[str, Service]:
@@ -205,6 +206,15 @@ def test_everything_that_stays_up_is_watched_and_started_again() -> None:
             continue
         assert each["restart"] == "unless-stopped"
         assert each["healthcheck"]["test"]
+
+
+def test_what_watches_is_a_profile_of_its_own_with_versions_that_stay() -> None:
+    for name in WATCHERS:
+        each = services()[name]
+        assert each["profiles"] == ["watch"]
+        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+(\.\d+)+", each["image"])
+        assert each["cap_drop"] == ["ALL"]
+    assert all("watch" not in each.get("profiles", ()) for each in ours().values())
 
 
 def test_things_start_in_order() -> None:
