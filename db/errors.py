@@ -5,6 +5,7 @@ DatabaseError_
 ├── DatabaseUnavailable      it cannot be reached, or is busy or full: the same call may work later
 │   └── AccessDenied         its user may not do this, or it takes no changes from anybody
 └── SchemaOutdated           the tables are not those of this code: `lookalike-worker migrate`
+    └── SchemaNewer          they are those of a later version
 
 No message holds a password: an address is shown without it and without its query.
 """
@@ -33,3 +34,7 @@ class AccessDenied(DatabaseUnavailable):
 
 class SchemaOutdated(DatabaseError_):
     """The database's tables are not those of this version; run `lookalike-worker migrate`."""
+
+
+class SchemaNewer(SchemaOutdated):
+    """The database's tables are those of a later version; run that one."""

@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
-from db.errors import SchemaOutdated
+from db.errors import SchemaNewer, SchemaOutdated
 from db.session import Database
 
 __all__ = ["check_schema", "current", "downgrade", "head", "upgrade"]
@@ -19,9 +19,11 @@ __all__ = ["check_schema", "current", "downgrade", "head", "upgrade"]
 def upgrade(database: Database, revision: str = "head") -> None:
     """Bring the schema to its newest state, in one transaction.
 
-    Several processes may call it at once: the others wait, and find nothing left to do.
+    Several processes may call it at once: the others wait, and find nothing left to do. Raises SchemaNewer when a
+    later version has been here.
     """
     with database.migrating() as connection:
+        _refuse_later(MigrationContext.configure(connection).get_current_revision())
         command.upgrade(_config(connection), revision)
 
 
@@ -32,8 +34,9 @@ def downgrade(database: Database, revision: str) -> None:
 
 
 def check_schema(database: Database) -> None:
-    """Raises SchemaOutdated unless the tables are those of this code."""
+    """Raises SchemaOutdated unless the tables are those of this code; SchemaNewer if they are a later one's."""
     found, wanted = current(database), head()
+    _refuse_later(found)
     if found != wanted:
         raise SchemaOutdated(
             f"the database's schema is at revision {found or 'none'} and this version needs {wanted}: "
@@ -53,6 +56,16 @@ def current(database: Database) -> str | None:
 def head() -> str:
     """The newest revision."""
     return ScriptDirectory.from_config(_config()).get_current_head() or "none"
+
+
+def _refuse_later(found: str | None) -> None:
+    """A revision that this code has never heard of was made after it."""
+    scripts = ScriptDirectory.from_config(_config())
+    if found is not None and found not in {each.revision for each in scripts.walk_revisions()}:
+        raise SchemaNewer(
+            f"the database's schema is at revision {found}, of a later version than this one, which needs "
+            f"{head()}: run that version, or have it take the schema back (`alembic downgrade {head()}`)"
+        )
 
 
 def _config(connection: Connection | None = None) -> Config:

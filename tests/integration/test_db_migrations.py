@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 import migrations
 from db.base import Base
-from db.errors import SchemaOutdated
+from db.errors import SchemaNewer, SchemaOutdated
 from db.queries import catalogue, generations, models
 from db.queries.generations import Pointer
 from db.session import Database
@@ -131,8 +131,14 @@ def test_an_older_or_newer_schema_is_told_apart(database: Database) -> None:
     check_schema(database)
     with database.migrating() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'future'")
-    with pytest.raises(SchemaOutdated, match="future"):
+    for look in check_schema, upgrade:
+        with pytest.raises(SchemaNewer, match=f"future, of a later version.*{head()}"):
+            look(database)
+    with database.migrating() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    with pytest.raises(SchemaOutdated, match="lookalike-worker migrate") as older:
         check_schema(database)
+    assert not isinstance(older.value, SchemaNewer)
 
 
 def test_processes_that_migrate_at_once_wait_for_each_other(databases: DatabaseFactory) -> None:

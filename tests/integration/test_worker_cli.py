@@ -242,6 +242,26 @@ def test_a_database_that_is_away_is_one_line(
         assert terminal.err.count("\n") == 1
 
 
+def test_the_schema_of_a_later_version_stops_what_starts_and_not_what_runs(
+    terminal: Terminal,
+    database_url: str,
+    empty_valkey_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While a new version is rolled out: its `migrate` comes first, and the old one's processes go on."""
+    monkeypatch.setenv("LOOKALIKE_REDIS_URL", empty_valkey_url)
+    database = Database(database_url)
+    with database.migrating() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'future'")
+    database.close()
+    assert terminal.run("health") == 0
+    assert terminal.run("check") == 1
+    assert "revision future, of a later version" in terminal.words
+    assert terminal.run("migrate") == 1
+    assert "revision future, of a later version" in terminal.err
+    assert terminal.err.count("\n") == 1
+
+
 def test_every_command_has_a_help(terminal: Terminal) -> None:
     for command in ("reindex", "rollback", "verify", "up", "run", "dead", "health"):
         assert terminal.run(command, "--help") == 0
