@@ -32,7 +32,7 @@ def worker_app(settings: WorkerSettings) -> Celery:
         worker_consumer="worker.consumer:GuardedConsumer",
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        worker_send_task_events=False,
+        worker_send_task_events=settings.task_events,
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_max_retries=None,

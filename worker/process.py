@@ -127,7 +127,7 @@ def run(role: Role, settings: WorkerSettings, include: Sequence[str] = ()) -> in
             queues=[queue.value for queue in duty.queues],
             without_gossip=True,
             without_mingle=True,
-            without_heartbeat=True,
+            without_heartbeat=not settings.task_events,
             loglevel="INFO",
             quiet=True,
         )

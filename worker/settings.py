@@ -68,6 +68,9 @@ class WorkerSettings(WatchedSettings):
     recall_sample: float = Field(10.0, ge=0)
     """Least seconds between two lookups that a process answers once more exactly, to measure recall; 0: never."""
 
+    task_events: bool = False
+    """Whether workers tell Flower, or whoever else listens to Celery's events, of each task: three messages more."""
+
     grace: float = Field(30.0, gt=0)
     """Seconds that a stopping worker may take to finish what it is doing."""
     stuck_after: float = Field(600.0, gt=0)
