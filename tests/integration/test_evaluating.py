@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from db.queries import judgements
+from db.queries.judgements import Judgement
 from db.session import Database
 from tests.integration.test_worker_cli import Terminal
+from tests.services import DatabaseFactory
 from tests.unit.producer.test_gallery import Page
 from tests.unit.worker.evaluation.pictures import fine_tuned
 from tests.unit.worker.index.factories import QUICK, Shop, build, vectors
@@ -214,3 +219,85 @@ def test_generations_that_cannot_be_judged(terminal: Terminal, shop: Shop) -> No
     assert "generation 9 is not kept" in terminal.err
     assert terminal.run("evaluate", "--generation", "1", "--against-generation", "1") == 2
     assert terminal.run("evaluate", "--against-generation", "1") == 2
+
+
+# -- judgements -----------------------------------------------------------------------------------
+
+
+def vote(database: Database, product_id: str, match: str, good: bool, judge: str = "anna") -> None:
+    kept = Judgement(product_id, match, judge, good, datetime.now(UTC))
+    with database.writing() as session:
+        judgements.note(session, kept, None)
+
+
+def test_generations_are_judged_by_what_people_like(terminal: Terminal, shop: Shop) -> None:
+    near = [each for each, _ in shop.nearest("p1", 69) if not each.startswith("new")]
+    # Of the four that are judged, one liked and one disliked are near; the order is right in three pairs of four.
+    for place, good in ((0, True), (2, False), (1, True), (50, True), (40, False)):
+        vote(shop.database, "p1", near[place], good)
+    vote(shop.database, "p1", near[1], good=False, judge="bert")  # as many like it as not
+    vote(shop.database, "p2", "new1", good=True)  # not in the first generation
+    vote(shop.database, "p2", "never there", good=True)
+    words = run(
+        terminal, "--judgements", "--generation", "2", "--against-generation", "1", "-k", "15"
+    )
+    assert (
+        "2 liked and 2 disliked matches of 1 products, 4 pairs; of 8 judgements by 2 judges"
+        in words
+    )
+    assert "1 matches that as many like as dislike, and 2 of products that are not" in words
+    figures = terminal.json("evaluate", "--judgements", "-k", "15", "--generation", "1")
+    (first,) = figures["generations"]
+    assert (first["near"], first["precision"], first["found"]) == (2, 0.5, 0.5)
+    assert first["agreement"] == 0.5  # the nearest is nearer than both, the farthest than none
+    assert "judgements" in figures["definitions"]
+
+
+@pytest.fixture
+def small(
+    sqlite_databases: DatabaseFactory, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shop]:
+    """Products in one generation, two of them of two pictures."""
+    with sqlite_databases.migrated() as url:
+        monkeypatch.setenv("LOOKALIKE_DATABASE_URL", url)
+        database = Database(url)
+        yield _two_pictured(database, data_dir)
+        database.close()
+
+
+def _two_pictured(database: Database, data_dir: Path) -> Shop:
+    shop = Shop(database)
+    shop.fill(30)
+    (twin,) = shop.items["p1"].pictures.values()
+    shop.add("many", vectors(1, seed=91)[0], name="front")
+    shop.add("many", twin, name="back")
+    shop.add("p1", vectors(1, seed=92)[0], name="side")
+    build(database, data_dir, KEEP)
+    return shop
+
+
+def test_the_current_generation_is_judged_if_none_is_named(terminal: Terminal, small: Shop) -> None:
+    vote(small.database, "p2", "p3", good=True)
+    figures = terminal.json("evaluate", "--judgements", "-k", "30")
+    (only,) = figures["generations"]
+    assert (only["number"], only["precision"], only["found"]) == (1, 1.0, 1.0)
+    assert only["agreement"] is None
+
+
+def test_judgements_that_say_nothing(terminal: Terminal, small: Shop) -> None:
+    assert terminal.run("evaluate", "--judgements") == 1
+    assert "there are no judgements to count" in terminal.err
+    vote(small.database, "not", "there", good=True)
+    assert terminal.run("evaluate", "--judgements") == 1
+    assert "none of the 1 judged matches is of products" in terminal.err
+    assert terminal.run("evaluate", "pictures", "--judgements") == 2
+    assert terminal.run("evaluate", "--judgements", "--against-generation", "1") == 2
+
+
+def test_a_product_of_several_pictures_is_as_near_as_its_nearest(
+    terminal: Terminal, small: Shop
+) -> None:
+    vote(small.database, "p1", "many", good=True)
+    vote(small.database, "p1", small.nearest("p1", 2)[1][0], good=False)
+    (only,) = terminal.json("evaluate", "--judgements", "-k", "1")["generations"]
+    assert (only["near"], only["precision"], only["agreement"]) == (1, 1.0, 1.0)

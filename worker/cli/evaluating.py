@@ -13,7 +13,13 @@ import typer
 
 from producer.errors import InvalidRequest
 from worker.cli.evaluations import as_json as models_as_json
-from worker.cli.evaluations import generations_as_json, show, show_generations
+from worker.cli.evaluations import (
+    generations_as_json,
+    judgements_as_json,
+    show,
+    show_generations,
+    show_judgements,
+)
 from worker.cli.progress import meter
 from worker.cli.shell import AsJson, catalogue, console, print_json, settings
 from worker.training.labelled import Part
@@ -77,6 +83,13 @@ def evaluate(
     against_generation: Annotated[
         int | None, typer.Option(help="Another generation to judge beside it.")
     ] = None,
+    judgements: Annotated[
+        bool,
+        typer.Option(
+            "--judgements",
+            help="Judge generations, the current one if none is named, by what people think of matches.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(help=f"Folder for {FIGURES}, and for {PAGE} when two are compared."),
@@ -87,10 +100,11 @@ def evaluate(
     found = settings()
     numbers = [each for each in (generation, against_generation) if each is not None]
     of_models = any((data, model, against, crop))
-    if (generation is None) is (data is None) or (numbers and of_models):
+    of_generations = generation is not None or (judgements and not numbers)
+    if of_generations is (data is not None) or ((numbers or judgements) and of_models):
         raise InvalidRequest(
-            "say which pictures to judge a model by (DATA, with --model and --against), or which generation of "
-            "the index to judge (--generation, with --against-generation)"
+            "say which pictures to judge a model by (DATA, with --model and --against), which generation of the "
+            "index to judge (--generation, with --against-generation), or --judgements to judge it by"
         )
     if len(set(numbers)) < len(numbers):
         raise InvalidRequest("a generation differs from itself in nothing: name two")
@@ -98,6 +112,8 @@ def evaluate(
         specs = [model or found.model, *([against] if against else [])]
         asked = _Asked(data, part, gallery, limit, k, crop)
         figures, page = _of_models(found, specs, asked, shown=out is not None, quiet=as_json)
+    elif judgements:
+        figures, page = _by_judgements(found, numbers, k, quiet=as_json), None
     else:
         figures, page = _of_generations(
             found, numbers, k, limit or GENERATION_QUESTIONS, quiet=as_json
@@ -161,6 +177,19 @@ def _of_generations(
     if not quiet:
         show_generations(evaluation)
     return generations_as_json(evaluation), page
+
+
+def _by_judgements(
+    found: WorkerSettings, numbers: Sequence[int], k: int, *, quiet: bool
+) -> dict[str, Any]:
+    """Figures of generations of the service's own index, by what people think."""
+    from worker.evaluation.judgements import judge
+
+    with catalogue(found) as database, meter({}, quiet=quiet) as on_step:
+        evaluation = judge(database, found.data_dir, numbers, k=k, on_step=on_step)
+    if not quiet:
+        show_judgements(evaluation)
+    return judgements_as_json(evaluation)
 
 
 def _page(

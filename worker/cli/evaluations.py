@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from worker.evaluation.evaluation import Evaluation, Judged
     from worker.evaluation.generations import GenerationsEvaluation, JudgedGeneration
     from worker.evaluation.indexing import IndexQuality
+    from worker.evaluation.judgements import JudgementsEvaluation
     from worker.evaluation.retrieval import Relevance
     from worker.training.labelled import DataSet
 
@@ -29,6 +30,12 @@ INDEX = (
     "they show."
 )
 OVERLAP = "Overlap@k: the share of the k nearest, by exact search, that the two have in common."
+JUDGEMENTS = (
+    "Judgements: whether what people like is near. A match is liked or disliked by most of its judges. Precision "
+    "over judged@k is the share of the judged matches among the k nearest products, by exact search, that are "
+    "liked; liked found@k the share of all liked matches that are among them; agreement the share of the pairs of "
+    "a liked and a disliked match of the same product in which the liked one is nearer (by chance 0.5)."
+)
 NONE = "-"
 
 Row = tuple[str, ...]
@@ -141,6 +148,31 @@ def _generation_rows(evaluation: GenerationsEvaluation) -> Iterator[Row]:
     yield ("model", *(each.model[:12] for each in all_))
 
 
+# -- judgements, for people -----------------------------------------------------------------------
+
+
+def show_judgements(evaluation: JudgementsEvaluation) -> None:
+    """Write what was measured, a column for each generation."""
+    opinion = evaluation.opinion
+    names = tuple(f"generation {each.number}" for each in evaluation.generations)
+    scope = (
+        f"Scope: {evaluation.liked:,} liked and {evaluation.disliked:,} disliked matches of "
+        f"{evaluation.questions:,} products, {evaluation.pairs:,} pairs; of {opinion.judgements:,} judgements by "
+        f"{opinion.judges:,} judges. Left out: {opinion.contested:,} matches that as many like as dislike, and "
+        f"{evaluation.left_out:,} of products that are not in the catalogue, or not in each generation."
+    )
+    _block(JUDGEMENTS, scope, names, _judgement_rows(evaluation))
+
+
+def _judgement_rows(evaluation: JudgementsEvaluation) -> Iterator[Row]:
+    all_, k = evaluation.generations, evaluation.k
+    yield (f"precision over judged@{k}", *(_share(each.precision) for each in all_))
+    yield (f"liked found@{k}", *(_share(each.found) for each in all_))
+    yield ("agreement", *(_share(each.agreement) for each in all_))
+    yield (f"judged among the {k} nearest", *(f"{each.near:,}" for each in all_))
+    yield ("model", *(each.model[:12] for each in all_))
+
+
 # -- the blocks -----------------------------------------------------------------------------------
 
 
@@ -240,3 +272,17 @@ def generations_as_json(evaluation: GenerationsEvaluation) -> dict[str, Any]:
 def _generation(judged: JudgedGeneration) -> dict[str, Any]:
     names = ("number", "model", "images", "products", "revision", "precision")
     return {name: getattr(judged, name) for name in names} | {"index": vars(judged.index)}
+
+
+def judgements_as_json(evaluation: JudgementsEvaluation) -> dict[str, Any]:
+    """An evaluation by judgements as a JSON object."""
+    opinion = evaluation.opinion
+    counts = ("k", "questions", "liked", "disliked", "pairs", "left_out")
+    return {
+        "judgements": opinion.judgements,
+        "judges": opinion.judges,
+        "contested": opinion.contested,
+        **{name: getattr(evaluation, name) for name in counts},
+        "generations": [vars(each) for each in evaluation.generations],
+        "definitions": {"judgements": JUDGEMENTS},
+    }

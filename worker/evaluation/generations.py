@@ -110,7 +110,7 @@ def judge(
 
     Raises NotComparable, and GenerationRefused for one that is damaged.
     """
-    opened = [_opened(database, data_dir, number) for number in numbers]
+    opened = [open_kept(database, data_dir, number) for number in numbers]
     asked = _common(opened, limit)
     least = min(base.manifest.products for base in opened)
     if not len(asked) or least <= k:
@@ -125,7 +125,8 @@ def judge(
     return GenerationsEvaluation(asked, _categories(opened[0], asked), k, tuple(judged))
 
 
-def _opened(database: Database, data_dir: Path, number: int) -> Generation:
+def open_kept(database: Database, data_dir: Path, number: int) -> Generation:
+    """Open a generation whose files are kept. Raises NotComparable for another, and GenerationRefused."""
     with database.reading() as session:
         row = generations.get(session, number)
         kept = [str(each.number) for each in generations.kept(session)]
