@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Iterator
@@ -301,3 +302,19 @@ def test_a_product_of_several_pictures_is_as_near_as_its_nearest(
     vote(small.database, "p1", small.nearest("p1", 2)[1][0], good=False)
     (only,) = terminal.json("evaluate", "--judgements", "-k", "1")["generations"]
     assert (only["near"], only["precision"], only["agreement"]) == (1, 1.0, 1.0)
+
+
+def test_judgements_are_written_to_a_file(terminal: Terminal, small: Shop, tmp_path: Path) -> None:
+    vote(small.database, "p1", "p2, é", good=True)
+    vote(small.database, "p1", "p3", good=False)
+    assert terminal.run("judgements", "--out", "judged.csv") == 0, terminal.err
+    assert "judged.csv (2 judgements)" in terminal.words
+    with (tmp_path / "judged.csv").open(encoding="utf-8", newline="") as file:
+        rows = [(row["match"], row["verdict"], row["judge"]) for row in csv.DictReader(file)]
+    assert rows == [("p2, é", "up", "anna"), ("p3", "down", "anna")]
+    assert [each["match"] for each in terminal.json("judgements")] == ["p2, é", "p3"]
+    assert terminal.run("judgements") == 0
+    assert (
+        terminal.out.splitlines()[0]
+        == "product_id,match,verdict,judge,at,generation,model_version,distance"
+    )

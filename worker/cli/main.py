@@ -14,6 +14,7 @@ from worker.cli.catalogue import migrate
 from worker.cli.dead import dead, discard, requeue
 from worker.cli.evaluating import evaluate
 from worker.cli.index import reindex, rollback
+from worker.cli.judgements import judgements
 from worker.cli.models import models
 from worker.cli.samples import demo, sample
 from worker.cli.service import check, health, run, up
@@ -35,7 +36,8 @@ app = typer.Typer(
 )
 for _command in (up, run, demo, sample, migrate, reindex, rollback, verify, check, health, train):
     app.command()(_command)
-app.command()(evaluate)
+for _command in (evaluate, judgements):
+    app.command()(_command)
 app.add_typer(dead, name="dead")
 app.add_typer(models, name="models")
 for _command in (requeue, discard):
