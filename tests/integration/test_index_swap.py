@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gc
 import os
 import threading
 import time
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -25,9 +28,10 @@ from tests.unit.worker.index.factories import (
     question,
     vectors,
 )
-from worker.index import identity
+from worker.index import cleanup, identity
 from worker.index.follower import Follower
 from worker.index.generation import Generation
+from worker.index.hold import Hold
 from worker.lookup import Answerer
 
 SWAPS = 50
@@ -158,11 +162,33 @@ def test_a_generation_that_is_held_is_not_deleted(
     assert _names(data_dir) == [4, 5]
 
 
+def test_generations_are_deleted_on_a_network_file_system(
+    sqlite_database: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS makes a lock on bytes of `flock`, and those are for whoever may write them."""
+    real = fcntl.flock
+
+    def flock(file: int | BufferedReader, operation: int) -> None:
+        writable = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if operation & fcntl.LOCK_EX and not writable:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    Shop(sqlite_database)
+    left = data_dir / f"generation-00000009-{identity.of(sqlite_database)}-7"
+    left.mkdir()
+    (left / "lock").touch()
+    held = Hold(left)
+    assert cleanup.clean(sqlite_database, data_dir, 2, token=99) == []
+    del held
+    assert cleanup.clean(sqlite_database, data_dir, 2, token=99) == [left.name]
+    assert not left.exists()
+
+
 def test_the_current_generation_is_not_deleted_after_a_rollback(
     sqlite_database: Database, data_dir: Path
 ) -> None:
-    from worker.index import cleanup
-
     Shop(sqlite_database).fill(20)
     for _ in range(3):
         build(sqlite_database, data_dir, replace(QUICK, keep=3))

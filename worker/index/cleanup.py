@@ -6,6 +6,7 @@ their generations in one folder, and none may take another's for its own litter.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -25,16 +26,22 @@ log = logging.getLogger(__name__)
 LEAST_KEPT = 2
 
 
-def clean(database: Database, data_dir: Path, keep: int, token: int) -> list[str]:
+def clean(
+    database: Database, data_dir: Path, keep: int, token: int, *, beginning: bool = False
+) -> list[str]:
     """Delete what is left of unfinished builds, and generations beyond the newest `keep`; their names.
 
     Only whoever holds the lease with `token` may call it. A generation that some process has open stays until
-    a later call.
+    a later call. At the `beginning` no generation can have been built under the token: one that was is of a time
+    which a restored backup has undone.
     """
     own = identity.of(database)
     with database.reading() as session:
         named = {row.directory for row in generations.kept(session)}
     leftovers = strays(data_dir, own, named, token) if own else []
+    if own and beginning:
+        undone = data_dir.glob(f"generation-*-{own}-{token}")
+        leftovers += [path for path in undone if path.name not in named]
     removed = [directory.name for directory in leftovers if _delete(directory)]
     return [*removed, *_surplus(database, data_dir, keep)]
 
@@ -95,9 +102,11 @@ def _delete(directory: Path) -> bool:
 def _alone(directory: Path) -> Iterator[bool]:
     """Whether no process has the generation open; none can open it until the block ends."""
     try:
-        file = os.fdopen(durable.open_plain(directory / LOCK), "rb")
-    except OSError:
-        yield True  # without a lock file nobody could have opened it
+        # To write: a network file system gives nobody else the lock for himself.
+        file = os.fdopen(durable.open_plain(directory / LOCK, os.O_RDWR), "rb")
+    except OSError as error:
+        # Without a lock file nobody could have opened it; with one that is another user's, nobody knows.
+        yield error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}
         return
     with file:
         try:

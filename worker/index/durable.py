@@ -39,9 +39,9 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def open_plain(path: Path) -> int:
-    """A descriptor of a file to read; raises OSError when there is anything else under its name."""
-    descriptor = os.open(path, PLAIN)
+def open_plain(path: Path, access: int = os.O_RDONLY) -> int:
+    """A descriptor of a file; raises OSError when there is anything else under its name."""
+    descriptor = os.open(path, PLAIN | access)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a plain file", str(path))

@@ -200,7 +200,7 @@ def rebuild(
             catalogue_id, pinned = identity.of(database), _pinned(database)
             if catalogue_id is None or (pinned and not over_pin and not _is_ready(database)):
                 return None
-            cleanup.clean(database, data_dir, settings.keep, lease.token)
+            cleanup.clean(database, data_dir, settings.keep, lease.token, beginning=True)
             building = Builder(
                 database,
                 data_dir,
