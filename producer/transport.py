@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -259,6 +265,10 @@ def unavailable(error: BaseException, url: str) -> QueueUnavailable:
     if any(isinstance(each, AuthenticationError | NoPermissionError) for each in causes):
         return QueueUnavailable(
             f"Redis at {address} refused the user or password ({error}): set them in LOOKALIKE_REDIS_URL"
+        )
+    if any(isinstance(each, OutOfMemoryError) for each in causes):
+        return QueueUnavailable(
+            f"Redis at {address} is full ({error}): raise its maxmemory, and everything goes on"
         )
     if any(isinstance(each, TimeoutError | RedisTimeoutError) for each in causes):
         return QueueUnavailable(

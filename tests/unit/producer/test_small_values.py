@@ -13,7 +13,7 @@ from typing import Literal
 
 import pytest
 from pydantic import Field
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer import errors
@@ -186,6 +186,7 @@ def test_a_password_that_is_not_encoded_is_never_shown_and_the_way_out_is(url: s
     ("error", "says"),
     [
         (AuthenticationError("invalid"), "refused the user or password"),
+        (OutOfMemoryError("used memory > 'maxmemory'"), "is full"),
         (RedisTimeoutError("slow"), "does not answer in time"),
         (ConnectionRefusedError("refused"), "cannot be used"),
     ],
