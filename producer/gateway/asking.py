@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from producer.browsing import PastLookup
@@ -28,8 +28,6 @@ from producer.pictures import PictureSource
 from producer.rows import Row
 from producer.selection import Options, selection
 
-AskPast = Callable[[PastQuestion], str]
-"""Asks what a kept generation is asked; the lookup's id."""
 PRODUCTS, LOOKUP = "products", "lookup"
 """The parts of a form that hold the document."""
 DISLIKED = "disliked_image"
@@ -45,12 +43,10 @@ def remove(shop: Producer, product_id: str, version: int | None) -> dict[str, An
     return answers.accepted(shop.remove(product_id, version=version, when_full="raise"))
 
 
-def ask(shop: Producer, ask_past: AskPast, body: Body) -> dict[str, Any]:
+def ask(shop: Producer, body: Body) -> dict[str, Any]:
     """Ask what a request asks; the lookup's id. Raises Refused, and what `find_similar` raises."""
-    value = body.value() if not body.multipart else None
-    if isinstance(value, dict) and "generation" in value:
-        return {"id": ask_past(body.read(PastQuestion))}
-    if isinstance(value, dict) and "product_ids" in value:
+    value = body.value()
+    if isinstance(value, dict) and "product_ids" in value and not body.multipart:
         batch = body.read(Batch)
         asked = shop.find_similar_many(
             batch.product_ids, batch.limit, batch.where, **_options(batch)
@@ -120,15 +116,18 @@ def _no_texts(body: Body, document: str, allowed: Sequence[str]) -> None:
         raise _invalid(f"there is no field {min(unknown)!r}: put it into the JSON of {document!r}")
 
 
-def past(asked: PastQuestion, lifetime: float) -> PastLookup:
-    """The question to a kept generation. Raises InvalidRequest."""
-    picked = selection(asked.limit, asked.where, **_options(asked))
+def of_the_past(body: Body, lifetime: float) -> PastLookup | None:
+    """The question to a kept generation, if a request asks one. Raises Refused and InvalidRequest."""
+    value = body.value()
+    if body.multipart or not isinstance(value, dict) or "generation" not in value:
+        return None
+    asked = body.read(PastQuestion)
     return new(
         PastLookup,
         lifetime,
         product_id=asked.product_id,
         generation=asked.generation,
-        selection=picked,
+        selection=selection(asked.limit, asked.where, **_options(asked)),
     )
 
 

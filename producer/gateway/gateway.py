@@ -20,7 +20,6 @@ from producer.errors import LookalikeError, UnknownJob
 from producer.gateway import answers, asking, bodies
 from producer.gateway.access import OPEN, Access, Scope
 from producer.gateway.bodies import Body, Limits
-from producer.gateway.documents_lookbook import PastQuestion
 from producer.gateway.mailboxes import Mailboxes
 from producer.gateway.once import HEADER, Mark, Once
 from producer.gateway.problems import (
@@ -145,16 +144,18 @@ class Gateway:
     async def ask(self, request: Request, wait: float) -> Response:
         """Ask; give the answer if it comes within `wait` seconds, and where to find it otherwise."""
         body = await bodies.read(request, self.limits, asking.LOOKUP)
-        work = partial(asking.ask, self._shop, self._ask_past, body)
+        work = partial(self._ask, body)
         made = await self._do(request, body, work, self.settings.lookup_ttl)
         if wait:
             return await self.lookup(made["id"], wait)
         return _lookup(answers.queued(made["id"]))
 
-    def _ask_past(self, asked: PastQuestion) -> str:
-        question = asking.past(asked, self.settings.lookup_ttl)
+    def _ask(self, body: Body) -> dict[str, Any]:
+        question = asking.of_the_past(body, self.settings.lookup_ttl)
+        if question is None:
+            return asking.ask(self._shop, body)
         self._transport.ask(question)
-        return question.id
+        return {"id": question.id}
 
     async def lookup(self, lookup_id: str, wait: float) -> Response:
         """How far a lookup is, and its reply, which may take `wait` seconds to come."""

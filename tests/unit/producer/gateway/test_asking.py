@@ -100,6 +100,19 @@ def test_a_batch_and_a_single_question_are_told_apart() -> None:
     assert single.product_ids == ("1",)
 
 
+def test_a_question_to_a_kept_generation_is_told_from_others() -> None:
+    asked = {"product_id": "1", "generation": 3.0, "limit": 5, "diversity": 0.5}
+    question = asking.of_the_past(body(asked), 60)
+    assert question is not None
+    assert (question.product_id, question.generation) == ("1", 3)
+    assert (question.selection.limit, question.selection.diversity) == (5, 0.5)
+    assert asking.of_the_past(body({"product_id": "1"}), 60) is None
+    for wrong in ({"generation": 0}, {"product_id": ["1"]}, {"image": URL}):
+        with pytest.raises(Refused) as error:
+            asking.of_the_past(body(asked | wrong), 60)
+        assert error.value.problem.reason is Refusal.MALFORMED
+
+
 def test_what_a_request_says_does_not_depend_on_its_spelling() -> None:
     said = Body(b'{"a": 1, "b": [2]}').said("POST /x")
     assert said == Body(b'{"b":[2],\n"a":1}').said("POST /x")
