@@ -93,3 +93,10 @@ def deadly() -> Iterator[None]:
     command = (sys.executable, "-m", "tests.faults.deadly_quarantine")
     with patch.object(Network, "embed", dies), patch("worker.quarantine.COMMAND", command):
         yield
+
+
+@contextmanager
+def hung(seconds: float) -> Iterator[None]:
+    """Its work does not end, and its watchdog looks away meanwhile, so that others can see it."""
+    with patch("worker.watchdog.EVERY", seconds), slow(seconds):
+        yield
