@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 import migrations
 from db.base import Base
 from db.errors import SchemaNewer, SchemaOutdated
-from db.queries import catalogue, generations, models
+from db.queries import catalogue, generations, judgements, models
+from db.queries.catalogue import Wanted
 from db.queries.generations import Pointer
 from db.session import Database
 from migrations import check_schema, current, downgrade, head, upgrade
@@ -92,6 +93,11 @@ def test_what_the_first_schema_holds_outlives_every_migration(databases: Databas
                 assert catalogue.live_images(session, ["sku"])["sku"].image_pks == (2,)
                 names = {each["name"] for each in _indexes(session, "product")}
                 assert "ix_product_revision" in names
+                assert "ix_product_category_product_id" in names
+                assert [each.product_id for each in catalogue.page(session, Wanted(), "S", 5)] == [
+                    "sku"
+                ]
+                assert judgements.of_product(session, "sku", 5) == []
                 assert "ix_image_content_sha256" in {
                     each["name"] for each in _indexes(session, "image")
                 }
@@ -104,6 +110,7 @@ def test_what_the_first_schema_holds_outlives_every_migration(databases: Databas
             with database.reading() as session:
                 names = {each["name"] for each in _indexes(session, "product")}
                 assert "ix_product_revision" not in names
+                assert "ix_product_category" in names
         database.close()
 
 
