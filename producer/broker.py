@@ -9,7 +9,7 @@ from celery import Celery
 from kombu.entity import Queue as BrokerQueue
 from redis.connection import parse_url
 
-from producer import keys
+from producer import keys, tracing
 from producer.ids import new_id
 from producer.messages import Message, Queue
 from producer.settings import ProducerSettings
@@ -67,15 +67,26 @@ def send(
 
     `producer` is a kombu producer of the app's own to send with; one is taken from its pool if not given.
     """
-    app.send_task(
-        message.task,
-        args=arguments(app, message),
-        queue=message.queue.value,
-        task_id=getattr(message, "id", None),  # the same in the workers' logs; None is given one
-        argsrepr="…",  # costs more than the rest of sending, and would put the shop's data into headers
-        expires=expires,
-        producer=producer,
-    )
+    id_ = getattr(message, "id", None) or new_id()
+    with tracing.span(
+        f"send {message.queue.value}",
+        "producer",
+        messaging__system="celery",
+        messaging__operation__type="send",
+        messaging__destination__name=message.queue.value,
+        messaging__message__id=id_,
+        lookalike__task=message.task,
+    ):
+        app.send_task(
+            message.task,
+            args=arguments(app, message),
+            queue=message.queue.value,
+            task_id=id_,  # the same in the workers' logs
+            argsrepr="…",  # costs more than the rest of sending, and would put the shop's data into headers
+            headers=tracing.headers() or None,
+            expires=expires,
+            producer=producer,
+        )
 
 
 def arguments(app: Celery, message: Message) -> list[Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from db.errors import DatabaseUnavailable
+from producer import tracing
 from producer.mailbox import Mailbox
 from producer.messages import Answer, AnswerState, Failure, Identifier, Question
 from producer.reasons import Reason
@@ -85,4 +86,5 @@ def _answer(question: Question, work: Callable[[], BaseModel]) -> tuple[BaseMode
 
 
 def _failed(reason: Reason, detail: str) -> Answer:
+    tracing.fail(str(reason))
     return Answer(state=AnswerState.FAILED, failure=Failure(reason=reason, detail=detail))

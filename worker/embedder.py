@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from redis import Redis
 
+from producer import tracing
 from producer.messages import ImageRef
 from producer.reasons import Reason
 from worker import measures
@@ -137,8 +138,12 @@ class Embedder:
 
     def embed_picture(self, image: ImageRef) -> NDArray[np.float32]:
         """Fetch, decode and embed one picture: float32 [d], unit length; raises ImageError."""
-        decoded = self._studio.decode(self.fetch(image).data, self._bare_spec)
-        vector: NDArray[np.float32] = self.embed(decoded.pixels[np.newaxis])[0]
+        with tracing.span("fetch"):
+            picture = self.fetch(image)
+        with tracing.span("decode"):
+            decoded = self._studio.decode(picture.data, self._bare_spec)
+        with tracing.span("model"):
+            vector: NDArray[np.float32] = self.embed(decoded.pixels[np.newaxis])[0]
         if not np.isfinite(vector).all():
             raise ImageError(Reason.BAD_VECTOR, NO_VECTOR)
         return vector

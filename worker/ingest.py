@@ -16,6 +16,7 @@ from db.queries import backfill, catalogue, dead_letters, fences, models, revisi
 from db.queries.catalogue import ImageChange, NewEmbedding
 from db.queries.dead_letters import NewDeadLetter
 from db.session import Database
+from producer import tracing
 from producer.ledger import Claim, Ledger, follow_up
 from producer.messages import ImageItem, IngestChunk, ItemFailure, Outcome, RemoveChunk
 from worker import measures
@@ -84,7 +85,11 @@ class Ingester:
         self, claim: Claim[IngestChunk], prepared: Prepared, dead: Sequence[Refused]
     ) -> int | None:
         made = {self.model_version_pk: prepared.vectors, **prepared.beside}
-        with measures.stage("commit"), self.database.writing() as session:
+        with (
+            tracing.span("commit"),
+            measures.stage("commit"),
+            self.database.writing() as session,
+        ):
             for model_version_pk in sorted(
                 made
             ):  # all in one order: none waits for another in a ring
@@ -128,7 +133,7 @@ def remove(database: Database, ledger: Ledger, claim: Claim[RemoveChunk]) -> Out
     """Take products out of the catalogue and tell the ledger. Raises as `Ingester.ingest` does."""
     chunk = claim.job
     removals = [catalogue.ProductRemoval(each.product_id, each.version) for each in chunk.items]
-    with database.writing() as session:
+    with tracing.span("commit"), database.writing() as session:
         catalogue.apply(session, [], removals)
         fences.check(session, chunk.id, claim.token)
     outcome = Outcome(applied=len(removals))

@@ -15,6 +15,7 @@ from db.errors import DatabaseUnavailable
 from db.queries import dead_letters, fences
 from db.queries.fences import Fenced
 from db.session import Database
+from producer import tracing
 from producer.ledger import Claim, Ledger, follow_up
 from producer.messages import (
     ImageItem,
@@ -77,9 +78,11 @@ class Jobs:
                 raise
             except Exception:
                 log.exception("job %s failed", job.id)
+                tracing.fail(str(Reason.INTERNAL))
                 self._when_the_database_answers(claim, self._try_apart)
         except (DatabaseUnavailable, RedisError) as error:
             log.warning("job %s will be sent again: %s", job.id, error)
+            tracing.fail(str(Reason.UNAVAILABLE))
             self.claims.give_back(claim, after=5.0)
         except DeviceFailed:
             log.exception("job %s will be sent again; this process stops", job.id)

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from db.queries import catalogue
 from db.queries.catalogue import Described, LiveProduct
 from db.session import Database
+from producer import tracing
 from producer.messages import (
     AsOf,
     BatchReply,
@@ -176,7 +177,7 @@ class Answerer:
             if view.revision == answered:  # there is none that is newer
                 break
             answered = view.revision
-            with self._database.reading() as session:
+            with tracing.span("search"), self._database.reading() as session:
                 search = _Search(view, session, selection)
                 asked = questions(search)
                 replies = _answered(search, asked)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from db.queries import catalogue
 from db.session import Database
+from producer import tracing
 from producer.messages import ImageItem, ImageRef
 from producer.reasons import Reason
 from worker.images.decode import Decoded
@@ -122,7 +123,8 @@ class Preparer:
         return Prepared(pictured, [*refused, *bad], new.vectors, new.thumbnails, beside)
 
     def _fetch(self, items: Sequence[ImageItem]) -> tuple[list[_Fetched], list[Refused]]:
-        results = list(self.executor.map(self._fetch_one, items))
+        with tracing.span("fetch", lookalike__pictures=len(items)):
+            results = list(self.executor.map(self._fetch_one, items))
         return (
             [result for result in results if isinstance(result, _Fetched)],
             [result for result in results if isinstance(result, Refused)],
@@ -146,7 +148,8 @@ class Preparer:
         unknown = [digest for digest in data if digest not in known]
         new = _New()
         decoded: dict[bytes, Decoded] = {}
-        results = self.decode_many([data[digest] for digest in unknown])
+        with tracing.span("decode", lookalike__pictures=len(unknown)):
+            results = self.decode_many([data[digest] for digest in unknown])
         for digest, result in zip(unknown, results, strict=True):
             if isinstance(result, ImageError):
                 new.errors[digest] = result
@@ -178,7 +181,8 @@ class Preparer:
         return {digest: vector for digest, vector in pairs if np.isfinite(vector).all()}
 
     def _embed(self, decoded: dict[bytes, Decoded], new: _New) -> None:
-        vectors = self.embed(np.stack([each.pixels for each in decoded.values()]))
+        with tracing.span("model", lookalike__pictures=len(decoded)):
+            vectors = self.embed(np.stack([each.pixels for each in decoded.values()]))
         for vector, (digest, picture) in zip(vectors, decoded.items(), strict=True):
             if np.isfinite(vector).all():
                 new.vectors[digest] = vector

@@ -8,8 +8,9 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from celery import Celery, current_task
@@ -17,8 +18,9 @@ from celery.signals import worker_ready, worker_shutting_down
 from pydantic import ValidationError
 
 from db.session import Database
-from producer import logs
-from producer.messages import MAX_DETAIL, Job, Message, Question, Reindex
+from producer import logs, tracing
+from producer.ids import issued_at
+from producer.messages import MAX_DETAIL, Job, Message, Question, Reindex, SweepLedger, WatchIndex
 from producer.transport import connect
 from worker import startup
 from worker.app import take_in, worker_app
@@ -67,8 +69,34 @@ def handle(message: type[Message], body: object) -> None:
         if issubclass(message, Question):
             _running.process.desk.refuse(body)
         return
-    with logs.about(_id(parsed)), _running.process.busy.working(parsed):
+    with logs.about(_id(parsed)), _running.process.busy.working(parsed), _traced(parsed):
         _running.handlers[message](parsed)
+
+
+def _traced(message: Message) -> AbstractContextManager[object]:
+    """The worker's part of the trace that the message came with, or a trace of its own; ticks are in none."""
+    if isinstance(message, WatchIndex | SweepLedger):
+        return nullcontext()
+    id_ = _id(message) or ""
+    sent = issued_at(id_)
+    return tracing.span(
+        f"process {message.queue.value}",
+        "consumer",
+        _headers(),
+        messaging__system="celery",
+        messaging__operation__type="process",
+        messaging__destination__name=message.queue.value,
+        messaging__message__id=id_,
+        lookalike__task=message.task,
+        lookalike__waited=0.0 if sent is None else max(0.0, time.time() - sent),
+    )
+
+
+def _headers() -> dict[str, object]:
+    """The trace context that the message came with; anybody may have written it."""
+    if not current_task:
+        return {}
+    return {name: current_task.request.get(name) for name in tracing.LENGTHS}
 
 
 def _id(message: Message) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from producer import logs
+from producer import logs, tracing
 from producer.cli.terminal import Terminal
 from producer.errors import SettingsError
 
@@ -27,6 +27,7 @@ def serve(terminal: Terminal, host: str | None, port: int | None) -> None:
         ) from None
     settings = GatewaySettings.with_options(host, port)
     logs.configure("gateway", settings.log_format, settings.log_level)
+    tracing.configure("gateway")
     server.serve(settings, lambda address: _ready(terminal, address, settings.api_keys is not None))
 
 

@@ -76,6 +76,8 @@ def application(gateway: Gateway) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=life,
+        # Its own would put queries and the texts of errors into spans; ours are in `producer.gateway.spans`.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     _products(app, gateway)
     _lookups(app, gateway)

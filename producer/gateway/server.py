@@ -18,6 +18,7 @@ from producer.gateway.journal import Logged
 from producer.gateway.measures import Measured
 from producer.gateway.protocol import protocol
 from producer.gateway.settings import GatewaySettings
+from producer.gateway.spans import Traced
 from producer.gateway.watching import watched
 
 GRACE = 10.0
@@ -34,7 +35,7 @@ def serve(settings: GatewaySettings, on_ready: Callable[[str], object]) -> None:
     listener = listen(settings)
     gateway = Gateway(settings)
     config = uvicorn.Config(
-        Measured(Logged(application(gateway))),
+        Measured(Logged(Traced(application(gateway)))),
         http=protocol(settings.http_timeout),
         ws="none",
         loop="asyncio",

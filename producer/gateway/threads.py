@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 from producer.gateway.problems import Refusal, refuse
@@ -28,7 +29,11 @@ class Threads:
         if self.taken >= self.most:
             raise refuse(Refusal.BUSY, "Send the request again in a moment.")
         self.taken += 1
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        future = asyncio.get_running_loop().run_in_executor(
+            self._pool,
+            copy_context().run,
+            work,  # which trace it belongs to, and what the log says
+        )
         future.add_done_callback(self._ended)
         done, _ = await asyncio.wait([future], timeout=ANSWER_WITHIN)
         if not done:

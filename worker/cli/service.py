@@ -15,7 +15,7 @@ from rich.table import Table
 
 from db.address import parse, shown
 from db.errors import SchemaNewer
-from producer import logs
+from producer import logs, tracing
 from producer.transport import connect, public_address
 from worker.cli.shell import (
     FAILED,
@@ -116,6 +116,7 @@ def run(
     tether()
     found = settings()
     logs.configure(process.value, found.log_format, found.log_level)
+    tracing.configure(process.value)
     if process is ProcessName.BEAT:
         from worker.beat import beat
 
