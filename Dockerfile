@@ -28,7 +28,7 @@ COPY worker/pyproject.toml worker/
 ENV PIP_CACHE_DIR=/var/cache/pip
 RUN --mount=type=cache,target=/var/cache/pip \
     mkdir producer && touch producer/__init__.py README.md LICENSE \
-    && /opt/venv/bin/pip install -c constraints.txt -e '.[http]' -e 'worker[stores]'
+    && /opt/venv/bin/pip install -c constraints.txt -e '.[http,tracing]' -e 'worker[stores]'
 
 
 FROM python:3.12-slim

@@ -25,6 +25,7 @@ from producer.browsing import (
     Requeue,
     Requeued,
 )
+from producer.depths import deepest
 from producer.gateway import bodies
 from producer.gateway.access import OPEN
 from producer.gateway.bodies import Body
@@ -83,7 +84,8 @@ class Browsing:
         backlog, queues = await self._gateway.queues()
         service, problem = None, None
         try:
-            service = _plain(await self._ask(StatusRequest, StatusReply, STATUS_IN))
+            reply = await self._ask(StatusRequest, StatusReply, STATUS_IN)
+            service, queues = _plain(reply), deepest(queues, reply.queues)
         except Refused as refused:
             problem = f"{refused.problem.title}. {refused.problem.detail}"
         told = [each.model_dump(mode="json") for each in queues]
