@@ -40,11 +40,11 @@ class Lookout:
 
 def _problem(host: str, port: int) -> str:
     """Why nobody can listen there; nothing, if one can."""
+    if port > 65_535:
+        return "is none"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host.strip("[]"), port), family=family).close()
     except OSError as error:
         return f"cannot be had ({error.strerror or error})"
-    except OverflowError:
-        return "is none"
     return ""
