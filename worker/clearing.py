@@ -18,32 +18,46 @@ from worker.settings import WorkerSettings
 
 BUDGET = 5.0
 """Seconds after which no more are begun."""
-_ONE = threading.Lock()
-"""Whoever clicks twice sends nothing twice. Between processes it may be sent twice, which is harmless."""
 
 
-def requeue(database: Database, settings: WorkerSettings, question: Requeue) -> Requeued:
-    """Send what was chosen once more. Raises DatabaseUnavailable and QueueUnavailable."""
-    with _ONE, Resender(settings, BUDGET) as resender:
-        which, _ = as_of_now(database, _which(question))
-        with suppress(QueueFull):  # what was sent is sent; the rest is still kept
-            letters.requeue(database, which, resender, settings.chunk_size, enough=_after(BUDGET))
-        _, left = as_of_now(database, which)
-        return Requeued(requeued=resender.sent, left=left)
+class Clearing:
+    """Does so for all threads of a process. Its methods raise DatabaseUnavailable."""
 
+    def __init__(
+        self, database: Database, settings: WorkerSettings, budget: float = BUDGET
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._budget = budget
+        # Whoever clicks twice sends nothing twice. Between processes it may be sent twice, which is harmless.
+        self._alone = threading.Lock()
 
-def discard(database: Database, question: Discard) -> Discarded:
-    """Forget what was chosen. Raises DatabaseUnavailable."""
-    which, _ = as_of_now(database, _which(question))
-    done = letters.discard(database, which, enough=_after(BUDGET))
-    _, left = as_of_now(database, which)
-    return Discarded(discarded=done, left=left)
+    def requeue(self, question: Requeue) -> Requeued:
+        """Send what was chosen once more, as far as it fits. Raises QueueUnavailable."""
+        with self._alone, Resender(self._settings, self._budget) as resender:
+            which, _ = as_of_now(self._database, _which(question))
+            with suppress(QueueFull):  # what was sent is sent; the rest is still kept
+                letters.requeue(
+                    self._database,
+                    which,
+                    resender,
+                    self._settings.chunk_size,
+                    enough=self._enough(),
+                )
+            _, left = as_of_now(self._database, which)
+            return Requeued(requeued=resender.sent, left=left)
+
+    def discard(self, question: Discard) -> Discarded:
+        """Forget what was chosen."""
+        which, _ = as_of_now(self._database, _which(question))
+        done = letters.discard(self._database, which, enough=self._enough())
+        _, left = as_of_now(self._database, which)
+        return Discarded(discarded=done, left=left)
+
+    def _enough(self) -> Callable[[], bool]:
+        until = time.monotonic() + self._budget
+        return lambda: time.monotonic() > until
 
 
 def _which(question: Requeue | Discard) -> Which:
     return Which(question.ids, question.reason)
-
-
-def _after(seconds: float) -> Callable[[], bool]:
-    until = time.monotonic() + seconds
-    return lambda: time.monotonic() > until

@@ -61,7 +61,7 @@ from worker.browsing import CategoryCounts, browse, failures, kept_generations
 from worker.busy import Busy
 from worker.carrying import CarryingExecutor
 from worker.claims import Claims
-from worker.clearing import discard, requeue
+from worker.clearing import Clearing
 from worker.comparing import compare, list_products
 from worker.courtesy import Courtesy, Visitors, aside
 from worker.crew import Crew
@@ -255,7 +255,7 @@ def _index(process: Process) -> Handlers:
 def _lookbook(process: Process) -> Handlers:
     """What people ask in front of a page, aside from the processes that answer shops."""
     database, settings, desk = process.database, process.settings, process.desk
-    counts = CategoryCounts(database)
+    counts, clearing = CategoryCounts(database), Clearing(database, settings)
     past = Past(database, settings.data_dir)
     process.closing.callback(past.close)
     answers: Mapping[type[Question], Callable[[Any], BaseModel]] = {
@@ -264,8 +264,8 @@ def _lookbook(process: Process) -> Handlers:
         GenerationList: lambda _: kept_generations(database),
         PastLookup: lambda question: aside(lambda: past.answer(question)),
         FailureList: lambda question: failures(database, question),
-        Requeue: lambda question: requeue(database, settings, question),
-        Discard: lambda question: discard(database, question),
+        Requeue: clearing.requeue,
+        Discard: clearing.discard,
         JudgeMatch: lambda question: judge(database, question),
         JudgementList: lambda question: judgements_of(database, question),
     }

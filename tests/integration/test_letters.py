@@ -6,14 +6,17 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from redis import Redis
 
 from db.queries import dead_letters
 from db.queries.dead_letters import DeadLetter, NewDeadLetter, Which
 from db.session import Database
+from producer.browsing import Discard, Discarded, Requeue
+from producer.browsing import Requeued as Told
 from producer.ids import new_id
 from producer.ledger import Ledger
 from producer.messages import (
@@ -33,10 +36,13 @@ from tests.fake_worker import FakeWorker, take_all
 from tests.integration.test_worker_cli import Terminal
 from tests.stack import producer_of, running, save_picture
 from worker import letters
+from worker.clearing import Clearing
 from worker.giving_up import letter_of
 from worker.letters import Requeued
 from worker.resending import Resender
 from worker.settings import WorkerSettings
+
+Asked = TypeVar("Asked", Requeue, Discard)
 
 
 class Post:
@@ -297,3 +303,52 @@ def test_a_picture_that_comes_later_is_found_after_all(tmp_path: Path) -> None:
             assert resender.applied == 1
         database.close()
         assert shop.find_similar("late").result(60).matches == ()
+
+
+# -- for somebody in front of a page --------------------------------------------------------------
+
+
+def chosen(kind: type[Asked], **which: object) -> Asked:
+    return kind.model_validate({"id": new_id(), "expires_at": 1e12, **which})
+
+
+def test_a_page_requeues_what_it_names_and_is_told_what_is_left(post: Post) -> None:
+    clearing = Clearing(post.database, post.settings)
+    post.give_up(item("a"), item("b"), item("c"))
+    post.give_up(item("d"), reason=Reason.CORRUPT_IMAGE)
+    post.give_up(item("e", image=BytesImage(key="0" * 64)), reason=Reason.BYTES_EXPIRED)
+    named = tuple(letter.pk for letter in post.letters[:2])
+    assert clearing.requeue(chosen(Requeue, ids=named)) == Told(requeued=2, left=0)
+    assert clearing.requeue(chosen(Requeue, ids=named)) == Told(requeued=0, left=0)
+    by_reason = chosen(Requeue, reason=Reason.CORRUPT_IMAGE)
+    assert clearing.requeue(by_reason) == Told(requeued=1, left=0)
+    assert clearing.requeue(chosen(Requeue, every=True)) == Told(requeued=1, left=1)
+    assert post.sent() == [["a", "b"], ["d"], ["c"]]
+    assert clearing.discard(chosen(Discard, every=True)) == Discarded(discarded=1, left=0)
+    assert post.letters == []
+
+
+def test_what_does_not_fit_on_the_queue_stays_a_dead_letter(post: Post) -> None:
+    full = post.settings.model_copy(update={"max_backlog": 1})
+    post.give_up(item("a"), item("b"), item("c"))
+    clearing = Clearing(post.database, full, budget=0.1)
+    assert clearing.requeue(chosen(Requeue, every=True)) == Told(requeued=2, left=1)
+    assert [letter.product_id for letter in post.letters] == ["c"]
+
+
+def test_what_does_not_fit_into_the_time_stays_too(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters, "PAGE", 2)
+    post.give_up(*(item(f"p{number}") for number in range(5)))
+    clearing = Clearing(post.database, post.settings, budget=-1.0)
+    assert clearing.discard(chosen(Discard, every=True)) == Discarded(discarded=2, left=3)
+    clearing = Clearing(post.database, post.settings, budget=0.0)
+    assert clearing.requeue(chosen(Requeue, every=True)) == Told(requeued=2, left=1)
+
+
+@pytest.mark.parametrize("which", [{}, {"ids": ()}, {"ids": (1,), "every": True}])
+def test_which_of_them_is_said_in_one_way(which: dict[str, object]) -> None:
+    for kind in (Requeue, Discard):
+        with pytest.raises(ValidationError, match="say which"):
+            kind.model_validate({"id": new_id(), "expires_at": 1e12, **which})
