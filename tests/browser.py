@@ -1,4 +1,4 @@
-"""A headless Chromium for tests: pages that note what goes wrong, pictures of them, and checks of accessibility."""
+"""A headless Chromium for tests: pages that note what goes wrong, pictures, checks of accessibility."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
 
 CHROMIUM = Path("/usr/bin/chromium")
 """Where Debian's package puts it."""
@@ -50,13 +58,14 @@ class Visit:
     def __post_init__(self) -> None:
         """Listen."""
         self.page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
         self.page.on("console", lambda said: self._note_message(said.type, said.text))
         self.page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
         self.page.on("requestfailed", self._note_request)
         self.page.on("response", self._note_response)
 
     def shoot(self, name: str) -> None:
-        """Keep a picture of what is to be seen, once nothing moves any more and all pictures in sight are there."""
+        """Keep a picture of what is to be seen, once nothing moves and all pictures in sight are there."""
         self.page.wait_for_function(
             """() => document.getAnimations().every(({ playState, effect }) =>
                  playState !== "running" || effect.getComputedTiming().iterations === Infinity) &&

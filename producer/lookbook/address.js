@@ -71,9 +71,16 @@ function conditions(text) {
 /** The trail that led to the entry of the browser's history that is shown: products and pictures. */
 export const trail = () => history.state?.trail ?? [];
 
+/** Where in the catalogue one was last. */
+export const home = () => read(history.state?.home?.replace("./", "") ?? "");
+
 /** Show another place; `replace` when it is the same one seen a little differently. */
 export function go(place, { replace = false, trail: steps = trail() } = {}) {
-  const state = { trail: steps.slice(-12) };
-  if (replace) history.replaceState(state, "", write(place));
-  else history.pushState(state, "", write(place));
+  const address = write(place);
+  const state = {
+    trail: steps.slice(-12),
+    home: place.view === "catalogue" ? address : (history.state?.home ?? "./"),
+  };
+  if (replace) history.replaceState(state, "", address);
+  else history.pushState(state, "", address);
 }

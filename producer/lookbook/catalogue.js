@@ -65,7 +65,7 @@ export class Catalogue {
     this.earlier.replaceChildren(
       make("a", { href: write({ ...place, from: null }), "data-go": true, text: "From the beginning" }),
     );
-    this.load();
+    this.ready = this.load();
     this.loadCategories();
   }
 

@@ -213,7 +213,7 @@ function scalar(text) {
 }
 
 function slider(name, range, words, moved) {
-  const output = make("output", { text: "" });
+  const output = make("span", { class: "slider-value", "aria-hidden": "true" });
   const input = make("input", { type: "range", ...range });
   const show = () => {
     output.textContent = words(Number(input.value));

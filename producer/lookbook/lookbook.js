@@ -1,6 +1,6 @@
 // The lookbook: shows what the page's address says, and goes where one clicks.
 
-import { go, read, trail, write } from "./address.js";
+import { go, home, read, trail } from "./address.js";
 import { Catalogue } from "./catalogue.js";
 import { askForKey, hasShortcuts, showKeys } from "./dialogs.js";
 import { Brought, watch } from "./dropping.js";
@@ -14,6 +14,7 @@ const catalogue = new Catalogue(byId("catalogue"));
 const neighbours = new Neighbours(byId("neighbours"), brought);
 const status = new Status();
 const scrolled = { top: 0, product: null };
+let begun = false;
 
 /** Show what the address says. */
 function show({ back = false } = {}) {
@@ -27,13 +28,14 @@ function show({ back = false } = {}) {
   if (isCatalogue) {
     neighbours.leave();
     catalogue.show(place);
-    if (wasCatalogue) return;
+    // Who has just come begins at the top, with the link that skips to the pictures; who writes goes on writing.
+    if (wasCatalogue || !begun || document.activeElement === byId("prefix")) return;
     scrollTo(0, back ? scrolled.top : 0);
     catalogue.focus(back ? (scrolled.product ?? came) : null);
   } else {
     const same = neighbours.subjectIs === (place.product ?? place.picture);
     neighbours.show(place);
-    if (same) return;
+    if (same || !begun) return;
     scrollTo(0, 0);
     byId("neighbours-title").focus({ preventScroll: true });
   }
@@ -91,8 +93,7 @@ function follow(event) {
 
 /** Back to the catalogue, where one left it. */
 function leave() {
-  const was = catalogue.place ?? { view: "catalogue", prefix: "" };
-  go(was, { trail: [] });
+  go(home(), { trail: [] });
   show({ back: true });
 }
 
@@ -102,22 +103,16 @@ function take(file) {
   travel(place, step === null ? [] : [...trail(), step]);
 }
 
-const search = settled(180, () => {
+/** Show the products whose ids begin with what is written. */
+function search() {
   const prefix = byId("prefix").value.trim();
   const now = read();
   if (now.view === "catalogue" && now.prefix === prefix) return;
-  const place = { ...(now.view === "catalogue" ? now : { view: "catalogue", category: null }), prefix, from: null };
-  if (now.view === "catalogue") {
-    go(place, { replace: true });
-    show();
-  } else {
-    neighbours.leave();
-    go(place, { trail: [] });
-    byId("catalogue").hidden = false;
-    show();
-    byId("neighbours").hidden = true;
-  }
-});
+  const place = { ...home(), prefix, from: null };
+  const elsewhere = now.view !== "catalogue";
+  go(place, { replace: !elsewhere, trail: [] });
+  show();
+}
 
 const SHORTCUTS = {
   "/": () => byId("prefix").select(),
@@ -142,10 +137,13 @@ function press(event) {
 async function begin() {
   for (const place of document.querySelectorAll("[data-icon]")) place.replaceWith(icon(place.dataset.icon));
   if ("scrollRestoration" in history) history.scrollRestoration = "manual";
+  if (history.state === null) go(read(), { replace: true });
   byId("prefix").value = read().prefix;
-  byId("prefix").addEventListener("input", search);
-  byId("search").addEventListener("submit", (event) => {
+  byId("prefix").addEventListener("input", settled(180, search));
+  byId("search").addEventListener("submit", async (event) => {
     event.preventDefault();
+    search();
+    await catalogue.ready;
     catalogue.focusFirst();
   });
   byId("home").addEventListener("click", (event) => {
@@ -161,6 +159,7 @@ async function begin() {
   whenLocked(async () => (await askForKey()) && true);
   await enter();
   show();
+  begun = true;
   status.look();
 }
 

@@ -181,6 +181,7 @@ export class Neighbours {
   pick(picked) {
     this.place = { ...this.place, picked };
     go(this.place, { replace: true });
+    this.root.setAttribute("aria-busy", "true");
     this.askSoon();
   }
 

@@ -34,9 +34,9 @@ export function tile(product, href, { more = [], below = [] } = {}) {
     "a",
     { class: "look", href, "data-go": true, "data-stop": true, tabindex: "-1" },
     make("span", { class: "well" }, thumbnail(product.product_id, product.name)),
-    ...more,
     make("span", { class: "name", text: product.product_id, title: product.product_id }),
     make("span", { class: "kind", text: product.category ?? "" }),
+    ...more,
   );
   const item = make("li", { class: "tile" }, link, ...below);
   item.dataset.id = product.product_id;
