@@ -17,15 +17,18 @@ from tests.services import free_port
 from tests.stack import MODEL
 from worker import front
 from worker.front import Front
+from worker.lookout import Lookout
+from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT = 120.0
 
 
 def test_up_starts_it_on_loopback_and_stops_it(empty_valkey_url: str, tmp_path: Path) -> None:
-    port = free_port()
+    port, lookout = free_port(), _free_lookout()
     variables = {
         "LOOKALIKE_REDIS_URL": empty_valkey_url, "LOOKALIKE_MODEL": MODEL, "PYTHONPATH": str(ROOT),
+        "LOOKALIKE_METRICS_PORT": str(lookout.ports["embed"]),
         "LOOKALIKE_HTTP_PORT": str(port), "LOOKALIKE_DATA_DIR": str(tmp_path / "data"),
     }  # fmt: skip
     log = tmp_path / "up.log"
@@ -39,6 +42,9 @@ def test_up_starts_it_on_loopback_and_stops_it(empty_valkey_url: str, tmp_path: 
             _wait_for(http, up, log)
             said = http.post("/lookups?wait=20", json={"product_id": "nowhere"}).json()
             assert (said["state"], said["not_found"]) == ("done", ["nowhere"])
+            for name, where in lookout.ports.items():
+                live = httpx.get(f"http://127.0.0.1:{where}/live", timeout=20)
+                assert (live.status_code, live.json()["role"]) == (200, name)
             up.send_signal(signal.SIGTERM)
             assert up.wait(60) == 0
             with pytest.raises(httpx.ConnectError):
@@ -47,6 +53,15 @@ def test_up_starts_it_on_loopback_and_stops_it(empty_valkey_url: str, tmp_path: 
         up.kill()
         up.wait()
     assert f"http://127.0.0.1:{port}" in log.read_text()
+    assert lookout.shown in log.read_text()
+
+
+def _free_lookout() -> Lookout:
+    """Six free ports side by side."""
+    while True:
+        found = Lookout.of(WorkerSettings(metrics_port=min(free_port(), 65_000)))
+        if found.ports:
+            return found
 
 
 def _wait_for(http: httpx.Client, up: subprocess.Popen[bytes], log: Path) -> None:
