@@ -112,6 +112,11 @@ class Visitor(ast.NodeVisitor):
     def visit_Lambda(self, node: ast.Lambda) -> None:
         """What a lambda does is done by whoever calls it."""
 
+    def visit_Await(self, node: ast.Await) -> None:
+        """What is awaited is an answer over HTTP: whoever publishes, commits or syncs waits for it in a thread."""
+        for child in ast.iter_child_nodes(node.value):
+            self.visit(child)
+
     def _within(self, node: ast.AST, name: str) -> None:
         self._scope.append(name)
         self.generic_visit(node)

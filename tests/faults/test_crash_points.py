@@ -41,6 +41,8 @@ def test_what_only_looks_like_one_is_none() -> None:
         replace(state, failures=1)
         path.write("x")
         later = lambda: send(job)
+        async def answer(scope, receive, send):
+            await send({"type": "http.response.start"})
         self._clear(now)
     """
     visitor = Visitor("worker.new")
