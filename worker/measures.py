@@ -308,4 +308,5 @@ def _is_plain(question: Question) -> bool:
 
 
 def _takes_the_nearest(selection: Selection) -> bool:
-    return selection == Selection(limit=selection.limit)
+    chooses = selection.where or selection.collapse is not None or selection.at_most
+    return not (chooses or selection.min_similarity is not None or selection.diversity)

@@ -15,6 +15,7 @@ import httpx
 import prometheus_client.openmetrics.parser as openmetrics
 import prometheus_client.parser as prometheus
 import pytest
+from prometheus_client import Metric
 from pydantic import SecretStr
 
 from db.session import Database
@@ -209,7 +210,7 @@ def test_figures_are_what_prometheus_reads(used: Watched, role: str) -> None:
     plain, strict = used.ask(role, "metrics"), used.ask(role, "metrics", **OPENMETRICS)
     assert plain.headers["content-type"].startswith("text/plain; version=")
     assert strict.headers["content-type"].startswith("application/openmetrics-text")
-    families = list(openmetrics.text_string_to_metric_families(strict.text))
+    families: list[Metric] = list(openmetrics.text_string_to_metric_families(strict.text))  # type: ignore[no-untyped-call]
     assert all(family.documentation for family in families if family.name.startswith("lookalike"))
     assert Figures.of(plain.text).get("lookalike_build_info", role=role) == 1
     assert Figures.of(plain.text).get("process_resident_memory_bytes") > 1e6

@@ -75,7 +75,7 @@ def test_it_is_measured_under_the_lookups_own_conditions(shop: Shop, data_dir: P
     by_picture(answers, vectors(1, seed=9)[0], where={"even": True})
     for sample in sampler.samples:
         assert recall(sample) is not None
-    assert sampler.samples[0].ask.conditions.categories == {"c1"}
+    assert sampler.samples[0].ask.conditions.categories == frozenset({"c1"})
     found(answers, "p1", where={"category": "nowhere"})
     assert recall(sampler.samples[-1]) is None
 
