@@ -112,18 +112,25 @@ class Browsing:
 
     # -- judgements -------------------------------------------------------------------------------
 
-    async def judgements(self, product_id: str) -> Response:
+    async def judgements(self, request: Request, product_id: str) -> Response:
         """What anybody thinks of the matches of a product."""
         found = await self._ask(JudgementList, Judgements, product_id=product_id)
-        return json_response(_plain(found))
+        return json_response({"judgements": [_judged(request, each) for each in found.judgements]})
 
     async def judge(self, request: Request) -> Response:
         """Keep what the caller thinks of a match."""
         vote = (await bodies.read_json(request, self._gateway.limits)).read(Vote)
-        owner = request.state.owner
-        judge = ANYBODY if owner == OPEN else owner
-        made = await self._ask(JudgeMatch, Judgement, judge=judge, **vote.model_dump())
-        return json_response(_plain(made))
+        made = await self._ask(JudgeMatch, Judgement, judge=_judge(request), **vote.model_dump())
+        return json_response(_judged(request, made))
+
+
+def _judge(request: Request) -> str:
+    owner: str = request.state.owner
+    return ANYBODY if owner == OPEN else owner
+
+
+def _judged(request: Request, judgement: Judgement) -> dict[str, Any]:
+    return _plain(judgement) | {"mine": judgement.judge == _judge(request)}
 
 
 def _plain(reply: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ _JUDGED = {
     "match": "sku-7",
     "verdict": "up",
     "judge": "merchandiser",
+    "mine": True,
     "at": _AT,
     "generation": 3,
     "model_version": _DIGEST,

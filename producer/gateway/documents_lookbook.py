@@ -164,6 +164,8 @@ class JudgementDocument(BaseModel):
     verdict: Literal["up", "down"] | None
     judge: str
     """Name of the API key; `anybody` where there are no keys."""
+    mine: bool
+    """Whether that is the caller."""
     at: datetime
     generation: int | None
     model_version: str | None

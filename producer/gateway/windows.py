@@ -176,9 +176,9 @@ def _failures(browsing: Browsing, route: Route) -> None:
 
 
 def _judgements(browsing: Browsing, route: Route) -> None:
-    async def judgements(product_id: OfProduct) -> Response:
+    async def judgements(request: Request, product_id: OfProduct) -> Response:
         """What people think of the matches of a product."""
-        return await browsing.judgements(product_id)
+        return await browsing.judgements(request, product_id)
 
     async def judge(request: Request) -> Response:
         """Say whether a match is a good one, in place of what the caller said before; null takes it back."""

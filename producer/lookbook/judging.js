@@ -17,7 +17,7 @@ export class Judgements {
   async load(signal) {
     const path = query("/judgements", { product_id: this.product });
     const { judgements } = await json(path, { signal });
-    for (const { match, verdict } of judgements) this.verdicts.set(match, verdict);
+    for (const { match, verdict, mine } of judgements) if (mine) this.verdicts.set(match, verdict);
     for (const each of this.shown) each.refresh();
   }
 

@@ -257,11 +257,13 @@ def test_a_judgement_is_of_the_key_that_gives_it(
     with running.client(WRITE) as writer:
         writer.put("/judgements", json=vote | {"verdict": "down"})
     found = http.get("/judgements", params={"product_id": "a"}).json()["judgements"]
-    assert {each["judge"]: each["verdict"] for each in found} == {"shop": "up", "writer": "down"}
+    told = {each["judge"]: (each["verdict"], each["mine"]) for each in found}
+    assert told == {"shop": ("up", True), "writer": ("down", False)}
     assert http.put("/judgements", json=vote | {"verdict": None}).json()["verdict"] is None
     found = http.get("/judgements", params={"product_id": "a"}).json()["judgements"]
     assert [each["judge"] for each in found] == ["writer"]
-    assert all(isinstance(each, JudgeMatch) or each.task for each in crew.questions)
+    judged = [each for each in crew.questions if isinstance(each, JudgeMatch)]
+    assert [each.generation for each in judged] == [3, 3, 3]
     refused(http.put("/judgements", json=vote | {"match": "a"}), 422, "invalid_request")
     refused(http.put("/judgements", json=vote | {"verdict": "so so"}), 400, "malformed")
     refused(http.get("/judgements"), 400, "malformed")
