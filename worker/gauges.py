@@ -44,8 +44,8 @@ class ViewFigures(Collector):
         )
         drift = GaugeMetricFamily(
             "lookalike_nearest_distance_drift_ratio",
-            "Mean distance of the nearest match in the last lookups over that in the first that the same "
-            "generation answered: 1 is no drift. Of lookups without conditions, once there are enough.",
+            "Mean distance of the nearest match in the last 200 lookups without conditions, over what it was when "
+            "the generation became current: 1 is no drift.",
         )
         if (ratio := measures.DRIFT.ratio) is not None:
             drift.add_metric((), ratio)

@@ -248,37 +248,42 @@ def rebuilding() -> Iterator[Ending]:
 
 
 class Drift:
-    """Whether questions move away from what is in the index: the mean distance of the nearest match now, over that
-    of the first lookups that the same generation answered. 1 is no drift."""
+    """Whether answers move away from questions: the mean distance of the nearest match in the last lookups, over
+    what it was when the generation became current. 1 is no drift; a generation that finds worse matches shows, too.
+
+    Where so many lookups had not been answered by then, that mean is what it was as soon as they had.
+    """
 
     def __init__(self, samples: int = DRIFT_SAMPLES) -> None:
-        """Of so many lookups at the generation's beginning, and of the last so many."""
-        self._samples = samples
+        """The last so many lookups count."""
+        self._recent: deque[float] = deque(maxlen=samples)
         self._lock = threading.Lock()
-        self._begin_anew(None)
+        self._model: str | None = None
+        self._generation: int | None = None
+        self._before: float | None = None
 
-    def note(self, generation: int | None, nearest: float) -> None:
-        """A lookup was answered."""
+    def note(self, model: str | None, generation: int | None, nearest: float) -> None:
+        """A lookup was answered. Distances under different models cannot be compared."""
         with self._lock:
-            if generation != self._generation:
-                self._begin_anew(generation)
-            if len(self._first) < self._samples:
-                self._first.append(nearest)
-            else:
-                self._recent.append(nearest)
+            if model != self._model:
+                self._recent.clear()
+            if (model, generation) != (self._model, self._generation):
+                self._model, self._generation = model, generation
+                self._before = self._mean
+            self._recent.append(nearest)
+            if self._before is None:
+                self._before = self._mean
 
     @property
     def ratio(self) -> float | None:
         """None while there are not enough lookups to say."""
         with self._lock:
-            if len(self._recent) < self._samples or not (first := fmean(self._first)):
-                return None
-            return fmean(self._recent) / first
+            now = self._mean
+            return now / self._before if now is not None and self._before else None
 
-    def _begin_anew(self, generation: int | None) -> None:
-        self._generation = generation
-        self._first: list[float] = []
-        self._recent: deque[float] = deque(maxlen=self._samples)
+    @property
+    def _mean(self) -> float | None:
+        return fmean(self._recent) if len(self._recent) == self._recent.maxlen else None
 
 
 DRIFT = Drift()
@@ -293,7 +298,7 @@ def _note_distances(question: Question, reply: BaseModel | None) -> None:
         if not isinstance(each, Reply) or not each.matches:
             continue
         DISTANCE.labels("1").observe(each.matches[0].distance)
-        DRIFT.note(each.generation, each.matches[0].distance)
+        DRIFT.note(each.model_version, each.generation, each.matches[0].distance)
         if len(each.matches) >= 10:
             DISTANCE.labels("10").observe(each.matches[9].distance)
 

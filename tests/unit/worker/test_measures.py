@@ -217,29 +217,33 @@ def test_of_a_large_batch_some_are_noted() -> None:
     assert noted == measures.MOST_OBSERVED
 
 
-def test_drift_is_the_mean_now_over_that_at_the_generations_beginning() -> None:
+def noted(drift: Drift, generation: int, *distances: float, model: str = "m") -> float | None:
+    for distance in distances:
+        drift.note(model, generation, distance)
+    return drift.ratio
+
+
+def test_drift_is_the_mean_of_the_last_lookups_over_that_when_the_generation_came() -> None:
     drift = Drift(samples=4)
-    for distance in (0.1, 0.3, 0.2, 0.2, 0.5, 0.5, 0.5):
-        drift.note(7, distance)
-        assert drift.ratio is None
-    drift.note(7, 0.5)
-    assert drift.ratio == pytest.approx(2.5)
-    for _ in range(4):
-        drift.note(7, 0.2)
-    assert drift.ratio == pytest.approx(1.0)
+    assert noted(drift, 7, 0.1, 0.3, 0.2) is None
+    assert noted(drift, 7, 0.2) == pytest.approx(1.0)
+    assert noted(drift, 7, 0.5, 0.5, 0.5, 0.5) == pytest.approx(2.5)
+    assert noted(drift, 8, 0.5) == pytest.approx(1.0)  # that is how it was when 8 came
+    assert noted(drift, 8, 0.25, 0.25, 0.25, 0.25) == pytest.approx(0.5)
 
 
-def test_drift_begins_anew_with_a_generation() -> None:
+def test_a_generation_that_finds_worse_matches_drifts_from_its_beginning() -> None:
     drift = Drift(samples=2)
-    for distance in (0.2, 0.2, 0.4, 0.4):
-        drift.note(7, distance)
-    assert drift.ratio == pytest.approx(2.0)
-    drift.note(8, 0.4)
-    assert drift.ratio is None
+    noted(drift, 7, 0.2, 0.2)
+    assert noted(drift, 8, 0.6) == pytest.approx(2.0)
 
 
-def test_nothing_but_nearest_matches_that_are_the_same_has_no_drift() -> None:
-    drift = Drift(samples=1)
-    drift.note(7, 0.0)
-    drift.note(7, 0.3)
-    assert drift.ratio is None
+def test_another_model_begins_anew() -> None:
+    drift = Drift(samples=2)
+    assert noted(drift, 7, 0.2, 0.2, 0.4, 0.4) == pytest.approx(2.0)
+    assert noted(drift, 8, 0.9, model="other") is None
+    assert noted(drift, 8, 0.9, model="other") == pytest.approx(1.0)
+
+
+def test_where_all_nearest_are_the_same_there_is_no_drift_to_say() -> None:
+    assert noted(Drift(samples=1), 7, 0.0, 0.3) is None
