@@ -70,8 +70,10 @@ class Sightings:
         observe: Callable[[float], object] | None = None,
         *,
         every: float = EVERY,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._redis = redis
+        self._clock = clock
         self._observe = observe
         self._every = every
         self._seen: deque[_Seen] = deque(maxlen=MOST_SEEN)
@@ -81,7 +83,7 @@ class Sightings:
 
     def see(self, revision: int) -> None:
         """The view has all changes up to this revision from now on."""
-        self._seen.append(_Seen(revision, time.time()))
+        self._seen.append(_Seen(revision, self._clock()))
 
     def measure(self, *, until: float) -> list[float]:
         """Measure what was seen until then (epoch seconds); the seconds of each commit. Raises RedisError."""

@@ -103,7 +103,8 @@ def _id(message: Message) -> str | None:
     """The id of a job or a lookup; of all other messages that which they were sent with."""
     if isinstance(message, Job | Question):
         return message.id
-    return str(current_task.request.id) if current_task else None
+    id_ = str(current_task.request.id) if current_task else ""
+    return id_ if issued_at(id_) is not None else None  # anybody may have written it
 
 
 def _unreadable(message: type[Message], body: object, error: ValidationError) -> Refused:

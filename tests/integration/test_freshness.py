@@ -34,23 +34,37 @@ def unreachable() -> Redis:
 
 
 def test_a_sample_is_from_the_acceptance_to_the_first_sight_of_the_revision(redis: Redis) -> None:
-    sightings, commits = Sightings(redis), Commits(redis)
-    now = time.time()
-    commits.note(4, now - 500)  # was there when this process began
+    now = [100.0]
+    sightings, commits = Sightings(redis, clock=lambda: now[0]), Commits(redis)
+    commits.note(4, 1.0)  # was there when this process began
     sightings.see(4)
-    for revision, age in ((5, 20.0), (6, 10.0), (7, 3.0), (9, 1.0)):
-        commits.note(revision, now - age)
-    for revision in (6, 8):
+    for revision in (5, 6, 7, 9):
+        commits.note(revision, 90.0)
+    for at, revision in ((200.0, 6), (300.0, 8)):
+        now[0] = at
         sightings.see(revision)
-    assert sightings.measure(until=now - 1) == []
-    assert sightings.measure(until=time.time()) == pytest.approx([20, 10, 3], abs=0.5)
-    assert sightings.measure(until=time.time()) == []
+    assert sightings.measure(until=99.0) == []
+    assert sightings.measure(until=250.0) == [110.0, 110.0]
+    assert sightings.measure(until=300.0) == [210.0]
+    assert sightings.measure(until=300.0) == []
+    now[0] = 89.0  # a clock that is behind
     sightings.see(9)
-    assert sightings.measure(until=time.time()) == pytest.approx([1], abs=0.5)
+    assert sightings.measure(until=300.0) == [0.0]
     found = freshness(redis)
     assert found is not None
-    assert (found.p50, found.p95, found.samples) == pytest.approx((3, 20, 4), abs=0.5)
-    assert found.since.timestamp() == pytest.approx(now, abs=2)
+    assert (found.p50, found.p95, found.samples) == (110.0, 210.0, 4)
+    assert found.since.timestamp() == pytest.approx(time.time(), abs=5)
+
+
+def test_several_views_at_once_are_told_apart(redis: Redis) -> None:
+    now = [100.0]
+    sightings, commits = Sightings(redis, clock=lambda: now[0]), Commits(redis)
+    sightings.see(4)
+    for revision in (5, 6, 7):
+        commits.note(revision, 90.0)
+        now[0] += 100.0
+        sightings.see(revision)
+    assert sightings.measure(until=1000.0) == [110.0, 210.0, 310.0]
 
 
 def test_each_process_that_answers_counts(redis: Redis) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 from rich.console import Console
 
-from producer.cli import board
+from producer import Producer
+from producer.cli import board, overview
 from producer.cli.overview import Overview, as_json
+from producer.cli.terminal import Terminal
 from producer.cli.trend import Trend, ago
 from producer.depths import deepest
+from producer.errors import ServiceUnresponsive
 from producer.messages import (
     FreshnessStatus,
     QueueStatus,
@@ -167,6 +172,43 @@ def test_a_watch_draws_the_last_minute() -> None:
 )
 def test_spans_of_time(seconds: float, said: str) -> None:
     assert ago(seconds) == said
+
+
+class Shop:
+    """Answers a watch twice; after that it is interrupted."""
+
+    def __init__(self) -> None:
+        self.left = 2
+
+    def backlog(self) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return 7
+
+    def queue_status(self) -> tuple[QueueStatus, ...]:
+        return QUEUES
+
+    def status(self, _timeout: float) -> StatusReply:
+        if not self.left:
+            raise ServiceUnresponsive
+        return service()
+
+
+def test_a_watch_is_in_place_and_leaves_what_was_seen_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, height=60, highlight=False)
+    monkeypatch.setattr(overview, "Console", lambda **_: console)
+    monkeypatch.setattr(overview.time, "sleep", lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        overview.watch(cast(Producer, Shop()), Terminal(), 1.0)
+    screen, _, left = out.getvalue().rpartition("\x1b[?1049l")
+    assert screen.startswith("\x1b[?1049h")
+    assert "Ctrl-C ends" in screen
+    assert "a model" in screen
+    assert "Ctrl-C ends" not in left
+    assert str(ServiceUnresponsive()) in " ".join(left.split())
+    assert "a model" not in left
 
 
 def test_as_json_has_all_of_it() -> None:
