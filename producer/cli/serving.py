@@ -42,7 +42,7 @@ def _ready(terminal: Terminal, address: str, keyed: bool) -> None:
 
 
 def _tell(terminal: Terminal, address: str, keyed: bool) -> None:
-    terminal.line(f"Listening on {address}; its page is {address}/docs")
+    terminal.line(f"Listening on {address}: people look at /lookbook/, programs read /docs")
     if not keyed:
         terminal.note("No LOOKALIKE_API_KEYS: only this machine may ask, and it may do everything.")
     terminal.note("Ctrl-C stops it.")

@@ -164,7 +164,7 @@ export class Catalogue {
   showEmpty() {
     const { prefix, category } = this.place;
     let words = "The catalogue is empty. Add products with the shop's backend, or with lookalike add.";
-    if (prefix) words = `No product id begins with “${prefix}”${category ? ` in ${category}` : ""}. Ids are told apart by capital letters.`;
+    if (prefix) words = `No product id begins with “${prefix}”${category ? ` in ${category}` : ""}. Capital letters count.`;
     else if (category) words = `There is nothing in ${category} any more.`;
     else if (this.place.uncategorised) words = "Every product has a category.";
     const all = { view: "catalogue", prefix: "", category: null, uncategorised: false };
@@ -219,7 +219,16 @@ export class Catalogue {
     if (typed && !found.length) chips.push(make("li", { class: "chip-none", text: "No such category" }));
     const focused = this.chips.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
     this.chips.replaceChildren(...chips);
+    this.revealChip();
     if (focused) this.chips.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  /** Where the chips are a row that scrolls, have the chosen one in sight. */
+  revealChip() {
+    const chosen = this.chips.querySelector("[aria-current]");
+    if (!chosen) return;
+    const [row, chip] = [this.chips.getBoundingClientRect(), chosen.getBoundingClientRect()];
+    if (chip.left < row.left || chip.right > row.right) this.chips.scrollLeft += chip.left - row.left - row.width / 3;
   }
 
   chip(name, products, place, current) {

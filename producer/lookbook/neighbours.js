@@ -241,7 +241,9 @@ export class Neighbours {
       else await this.askOne(asking);
     } catch (error) {
       if (asking.signal.aborted) return;
-      this.clear(trouble(error, () => this.ask()));
+      // A picture that cannot be read cannot be read a second time.
+      const again = error.status === 422 ? null : () => this.ask();
+      this.clear(trouble(error, again));
     }
     if (this.asking === asking) this.root.removeAttribute("aria-busy");
   }

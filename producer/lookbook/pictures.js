@@ -34,6 +34,7 @@ export function preview(url, alt) {
   const image = document.createElement("img");
   image.alt = alt;
   image.addEventListener("load", () => image.classList.add("loaded"));
+  image.addEventListener("error", () => image.classList.add("lost"));
   image.src = url;
   return image;
 }

@@ -92,7 +92,9 @@ function feeling(status) {
 }
 
 function facts({ service, queues, backlog }) {
-  const waiting = queues.reduce((sum, { waiting: each, unacked }) => sum + each + (unacked ?? 0), 0);
+  // The question how the service is, is itself a message that some worker of the control queue is at.
+  const held = ({ name, unacked }) => (name === "control" ? 0 : (unacked ?? 0));
+  const waiting = queues.reduce((sum, each) => sum + each.waiting + held(each), 0);
   const texts = [];
   if (service) {
     const { generation, pending } = service;
