@@ -43,9 +43,9 @@ def requeue(
 ) -> Requeued:
     """Send the letters again, and forget each chunk of them once it is in the ledger.
 
-    It ends early once `enough`, which is asked between pages. Items keep their versions: where the shop has changed
-    or removed a product meanwhile, that holds. A crash in between leaves an item on the queue and in its letter,
-    which is harmless. Raises as `Resender.send` does, and DatabaseUnavailable.
+    It ends early once `enough`, which is asked between pages. Items keep their versions: where the shop has
+    changed or removed a product meanwhile, that holds. A crash in between leaves an item on the queue and in its
+    letter, which is harmless. Raises as `Resender.send` does, and DatabaseUnavailable.
     """
     sent = seen = expired = signed = 0
     unreadable: list[int] = []
