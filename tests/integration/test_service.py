@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from producer import (
-    LookupTimeout,
     PictureRejected,
     Producer,
     ProductNotFound,
@@ -176,9 +175,6 @@ def test_what_cannot_be_answered_says_why(shop: Producer, folder: Path) -> None:
     assert rejected.value.reason is Reason.UNSUPPORTED_FORMAT
     with pytest.raises(UnknownLookup):
         shop.lookup("01890a5d-ac96-774b-bcce-b302099a8057"[::-1]).result(1)
-    add(shop, folder.name, save_picture(folder / "t.jpg", 121))
-    with pytest.raises(LookupTimeout):
-        shop.find_similar(folder.name).result(timeout=0)
 
 
 def test_status_counts_what_is_there(shop: Producer, folder: Path) -> None:

@@ -68,7 +68,7 @@ def terminal(
 ) -> Terminal:
     """A terminal in a folder of its own, with the variables of a service that has a catalogue."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setenv("LOOKALIKE_DATABASE_URL", database_url)
     monkeypatch.setenv("LOOKALIKE_DATA_DIR", str(data_dir))
     monkeypatch.setenv("LOOKALIKE_REDIS_URL", "redis://127.0.0.1:1/0")
