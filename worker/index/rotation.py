@@ -52,18 +52,20 @@ class Rotation:
 
 
 class Moments:
-    """Gathers mean and covariance of vectors in blocks, in the memory of one d by d matrix."""
+    """Gathers mean and covariance of vectors in blocks, in the memory of a d by d matrix or two."""
 
     def __init__(self, dimension: int) -> None:
         self._count = 0
         self._sum: NDArray[np.float64] = np.zeros(dimension)
         self._products: NDArray[np.float64] = np.zeros((dimension, dimension))
+        self._decomposed: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def add(self, rows: Vectors) -> None:
         """Take in rows [n, d]."""
         self._count += len(rows)
         self._sum += rows.sum(axis=0, dtype=np.float64)
         self._products += rows.T @ rows
+        self._decomposed = None
 
     def rotation(self, width: int) -> Rotation:
         """The `width` axes of the greatest variance; all of space (unrotated) when `width` reaches it."""
@@ -73,8 +75,11 @@ class Moments:
             return Rotation(
                 np.zeros(dimension, np.float32), np.eye(dimension, dtype=np.float32), 1.0
             )
-        covariance = self._products / max(self._count, 1) - np.outer(mean, mean)
-        values, axes = np.linalg.eigh(covariance)
+        if self._decomposed is None:
+            # Once for all widths that are tried: of 2,048 dimensions it takes seconds.
+            covariance = self._products / max(self._count, 1) - np.outer(mean, mean)
+            self._decomposed = np.linalg.eigh(covariance)
+        values, axes = self._decomposed
         values = np.clip(values[::-1], 0.0, None)
         total = float(values.sum())
         kept = float(values[:width].sum()) / total if total > 0 else 1.0

@@ -3,11 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from db.queries.catalogue import ChangedImage, VectorBlock
 from tests.unit.worker.index.factories import DIMENSION, half, vectors
@@ -66,6 +68,28 @@ def test_full_width_is_left_as_it_is() -> None:
     moments.add(vectors(30))
     rows = vectors(3, seed=1)
     assert np.array_equal(moments.rotation(99).reduce(rows), rows)
+
+
+def test_axes_are_found_once_for_all_widths_and_anew_for_further_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a wide network's vectors that takes longer than all else of a small catalogue's build."""
+    real, calls = np.linalg.eigh, []
+
+    def eigh(matrix: NDArray[np.float64]) -> Any:
+        calls.append(len(matrix))
+        return real(matrix)
+
+    monkeypatch.setattr(np.linalg, "eigh", eigh)
+    moments, fresh = Moments(DIMENSION), Moments(DIMENSION)
+    moments.add(vectors(30))
+    narrow, wide = moments.rotation(2), moments.rotation(4)
+    assert len(calls) == 1
+    assert np.array_equal(narrow.axes, wide.axes[:, :2])
+    moments.add(vectors(30, seed=1))
+    for seed in range(2):
+        fresh.add(vectors(30, seed=seed))
+    assert np.array_equal(moments.rotation(4).axes, fresh.rotation(4).axes)
 
 
 # -- spool ----------------------------------------------------------------------------------------
