@@ -470,7 +470,7 @@ class QueueStatus(Frozen):
     """Not taken by any worker yet, of whatever priority."""
     unacked: int | None = None
     """Taken by workers and not acknowledged: what they are at, and what they hold in hand. None where nobody may
-    look: a shop's user of Redis."""
+    look: a shop's user of Redis. An estimate when there are very many."""
     oldest: float | None = None
     """Seconds since the oldest was sent: of all that are un-acknowledged, and of those that wait the next one.
     A job sent again counts from when it was accepted. None when there is none, or nobody may look."""

@@ -140,4 +140,16 @@ def test_a_long_queue_costs_no_more_than_a_short_one(redis: Redis, app: Celery) 
     began = time.perf_counter()
     found = of(redis, Queue.INGEST)
     assert time.perf_counter() - began < 0.5
-    assert (found.waiting, found.unacked) == (3001, 2000)
+    assert (found.waiting, found.unacked) == (3001, 3000)
+
+
+def test_of_very_many_that_are_held_each_queue_has_its_share(redis: Redis) -> None:
+    """Redis is not kept from its work for longer than it takes to read a few megabytes."""
+    for place in range(300):
+        queue = "ingest" if place % 3 else "lookup"
+        redis.hset(keys.UNACKED, str(place), f'["{"x" * 50_000}", "", "{queue}"]')
+        redis.zadd(keys.UNACKED_INDEX, {str(place): float(place)})
+    found = {each.name: each.unacked for each in depths(redis)}
+    assert found["ingest"] == pytest.approx(200, abs=3)
+    assert found["lookup"] == pytest.approx(100, abs=3)
+    assert found["query"] == 0

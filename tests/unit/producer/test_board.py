@@ -199,7 +199,7 @@ def test_a_watch_is_in_place_and_leaves_what_was_seen_last(monkeypatch: pytest.M
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, height=60, highlight=False)
     monkeypatch.setattr(overview, "Console", lambda **_: console)
-    monkeypatch.setattr(overview.time, "sleep", lambda _: None)
+    monkeypatch.setattr("producer.cli.overview.time.sleep", lambda _: None)
     with pytest.raises(KeyboardInterrupt):
         overview.watch(cast(Producer, Shop()), Terminal(), 1.0)
     screen, _, left = out.getvalue().rpartition("\x1b[?1049l")
