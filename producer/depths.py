@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PRIORITIES = (0, 3, 6, 9)
 """Kombu has a list for each of these steps of priority."""
 MOST_HELD, MOST_BYTES = 1000, 4 << 20
-"""Un-acknowledged messages, and their bytes, that are looked at, those held longest first: Redis serves no one else
+"""Un-acknowledged messages, and their bytes, that are looked at, the longest held first: Redis serves no one else
 meanwhile, and a megabyte takes it about a millisecond. Of the rest each queue is taken to have the same share."""
 END = 2048
 """Bytes at the end of a message, in which its id and its queue stand."""
