@@ -249,7 +249,7 @@ def rebuilding() -> Iterator[Ending]:
 
 class Drift:
     """Whether answers move away from questions: the mean distance of the nearest match in the last lookups, over
-    what it was when the generation became current. 1 is no drift; a generation that finds worse matches shows, too.
+    what it was when the generation became current. 1 is no drift; a generation that finds worse ones shows, too.
 
     Where so many lookups had not been answered by then, that mean is what it was as soon as they had.
     """
