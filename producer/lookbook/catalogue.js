@@ -105,8 +105,12 @@ export class Catalogue {
   showTotal(whole) {
     if (this.all === undefined) return;
     const { prefix, category, uncategorised } = this.place;
-    const some = whole && (prefix || category || uncategorised);
-    this.total.textContent = `${some ? `${count(this.number)} of ` : ""}${several(this.all, "product")}`;
+    const filtered = Boolean(prefix || category || uncategorised);
+    let some = whole && filtered ? this.number : null;
+    if (filtered && !prefix) {
+      some ??= this.categories.find((each) => each.category === (uncategorised ? null : category))?.products ?? null;
+    }
+    this.total.textContent = `${some === null ? "" : `${count(some)} of `}${several(this.all, "product")}`;
   }
 
   append(products, after) {

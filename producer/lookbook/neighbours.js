@@ -106,9 +106,12 @@ export class Neighbours {
     });
     this.showProduct(recall(id) ?? { product_id: id, name: null, category: null, attributes: {} });
     if (recall(id)) return;
+    // What is below has its place only once the attributes are there: until then it would jump.
+    this.root.classList.add("learning");
     productOf(id, signal)
       .then((found) => { if (found) this.showProduct(found); })
-      .catch(() => { /* The lookup says what is wrong. */ });
+      .catch(() => { /* The lookup says what is wrong. */ })
+      .finally(() => this.root.classList.remove("learning"));
   }
 
   beginPicture(key) {

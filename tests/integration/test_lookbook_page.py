@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 from sqlalchemy import select
 
 from db.models import Judgement
@@ -421,6 +421,53 @@ def test_a_failure_is_requeued_and_becomes_searchable(visited: Visit, shown: Sho
     settled(page)
     expect(page.locator(".hero img")).to_be_visible()
     visited.shoot("requeued")
+
+
+def test_what_goes_wrong_stands_where_it_happened_and_is_tried_again(visited: Visit) -> None:
+    page = visited.page
+    page.route(re.compile(r"/catalogue\?"), lambda route: route.abort())
+    page.goto("/lookbook/")
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached")
+    visited.see("unreachable")
+    page.unroute(re.compile(r"/catalogue\?"))
+    page.get_by_role("button", name="Try again").click()
+    expect(tiles(page)).to_have_count(60)
+    page.route(re.compile(r"/lookups\?"), lambda route: route.abort())
+    tiles(page).first.click()
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached")
+    page.unroute(re.compile(r"/lookups\?"))
+    page.get_by_role("button", name="Try again").click()
+    settled(page)
+    assert page.get_by_role("alert").count() == 0
+    visited.troubles.clear()
+    page.goto("/lookbook/?product=nowhere")
+    expect(
+        page.get_by_role("main").get_by_text("“nowhere” is not in the catalogue")
+    ).to_be_visible()
+
+
+def test_an_older_answer_never_replaces_a_newer_one(visited: Visit) -> None:
+    page = visited.page
+    open_catalogue(page, "?category=bag")
+    tiles(page).first.click()
+    settled(page)
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route(re.compile(r"/lookups\?"), hold_the_first)
+    with page.expect_request(re.compile(r"/lookups\?")):
+        page.get_by_label("How many").fill("12")
+    page.get_by_label("How many").fill("6")
+    expect(matches(page)).to_have_count(6)
+    held[0].fulfill(json={"state": "done", "replies": [], "not_found": ["late"]})
+    # Whatever the page does with that, it has done when it has another answer.
+    page.evaluate("fetch('/access').then((response) => response.text())")
+    assert matches(page).count() == 6
 
 
 def test_by_keyboard_alone(visited: Visit) -> None:
