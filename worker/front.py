@@ -42,4 +42,5 @@ class Front:
         port = shown.rpartition(":")[2]
         serve = [sys.executable, "-m", "producer.cli", "serve", "--host", LOOPBACK, "--port", port]
         command = [sys.executable, "-m", "worker.tether", *serve]
-        return cls(Child("gateway", command, logs / "gateway.log"), f"{shown}/lookbook/, and for programs {shown}/docs")
+        where = f"{shown}/lookbook/, and for programs {shown}/docs"
+        return cls(Child("gateway", command, logs / "gateway.log"), where)

@@ -69,7 +69,7 @@ class WorkerSettings(WatchedSettings):
     """Least seconds between two lookups that a process answers once more exactly, to measure recall; 0: never."""
 
     task_events: bool = False
-    """Whether workers tell Flower, or whoever else listens to Celery's events, of each task: three messages more."""
+    """Whether workers tell Flower, or whoever listens to Celery's events, of each task: three messages more."""
 
     grace: float = Field(30.0, gt=0)
     """Seconds that a stopping worker may take to finish what it is doing."""
