@@ -38,23 +38,24 @@ demo: $(INSTALLED) ## Run the main job on real pictures; results in OUT=demo-out
 	$(BIN)/lookalike-worker demo --out '$(OUT)'$(if $(FROM), --from '$(FROM)')
 
 .PHONY: test
-# These run in two processes. What measures time, or starts many processes, has the machine for itself.
-BESIDE := tests/unit tests/hostile $(patsubst %,tests/integration/test_%.py,backfill comparing crew db_migrations \
-    evaluating index_histories index_thousand_damages ingest rollout training)
+# These measure time, or start and kill many processes: they have the machine for themselves. The rest runs in two
+# processes, which take a file each.
+ALONE := tests/faults $(patsubst %,tests/integration/test_%.py,benchmarks swaps)
 
 test: $(INSTALLED) ## Run all tests (ARGS='-k name' for some)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	$(BIN)/pytest --numprocesses 2 $(BESIDE)
-	$(BIN)/pytest $(addprefix --ignore ,$(BESIDE))
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(addprefix --ignore ,$(ALONE))
+	$(BIN)/pytest $(ALONE)
 endif
 
 # What a few tests drive or read, where it is there: they are skipped without it.
-PROGRAMS := /usr/bin/chromium:chromium /usr/bin/promtool:prometheus /usr/share/datasets/fashion-mnist:dataset-fashion-mnist
+PROGRAMS := /usr/bin/chromium:chromium /usr/bin/promtool:prometheus \
+    /usr/share/datasets/fashion-mnist:dataset-fashion-mnist /usr/bin/redis-server:redis-server
 
 .PHONY: programs
-programs: ## Install what some tests are skipped without: a browser, promtool, pictures (Debian, as root)
+programs: ## Install what some tests are skipped without: browser, promtool, pictures, Redis (Debian, as root)
 	@missing=; for each in $(PROGRAMS); do [ -e "$${each%%:*}" ] || missing="$$missing $${each##*:}"; done; \
 	[ -z "$$missing" ] || { apt-get -qq update && \
 	    DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$missing >/dev/null; }
