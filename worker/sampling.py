@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 NEAREST = 10
 LONGEST_WAIT, PAUSE = 5.0, 0.05
 """Seconds that a busy process is waited for, and between two looks."""
+REST = 100
+"""How many times as long as a sample took no other is taken: reading a large catalogue takes a while."""
 SAME = 1 + 1e-6
 """Distances that differ by less are the same."""
 
@@ -67,7 +69,10 @@ class Sampler:
             sample, self._sample = self._sample, None
             self._wait_for_peace()
             if sample is not None and not self._stopping.is_set():
+                began = time.monotonic()
                 self._measure(sample)
+                ended = time.monotonic()
+                self._due = max(self._due, ended + REST * (ended - began))
             del sample  # it would keep a generation open that is replaced
 
     def _wait_for_peace(self) -> None:

@@ -119,6 +119,24 @@ def test_at_most_one_is_taken_in_its_time_and_none_while_the_process_is_busy(
     assert count() == before + 1
 
 
+def test_after_one_that_took_long_there_is_a_long_rest(
+    shop: Shop, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def long(_: Sample) -> tuple[float, str]:
+        begun.set()
+        threading.Event().wait(0.05)
+        return 1.0, "annoy"
+
+    monkeypatch.setattr(sampling, "recall", long)
+    with Sampler(1e-9, lambda: False) as sampler:
+        before = sampler._due
+        found(Answerer(shop.database, Follower(shop.database, data_dir), sampler), "p1")
+        assert begun.wait(20)
+    assert sampler._due > before + 0.05 * sampling.REST
+
+
 def test_with_0_nothing_is_measured(shop: Shop, data_dir: Path) -> None:
     with Sampler(0.0, lambda: False) as sampler:
         sampler.offer(lambda: pytest.fail("nothing is to be taken"))
@@ -137,6 +155,7 @@ def test_what_fails_is_logged_and_the_next_is_measured(
         return 1.0, "annoy"
 
     monkeypatch.setattr(sampling, "recall", fails)
+    monkeypatch.setattr(sampling, "REST", 0)
     with Sampler(1e-9, lambda: False) as sampler:
         answers = Answerer(shop.database, Follower(shop.database, data_dir), sampler)
         found(answers, "p1")
