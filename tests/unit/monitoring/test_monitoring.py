@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 from collections import Counter
@@ -13,9 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
+from producer import keys
+from producer.messages import Queue
 from tests.promql import ALERTS, ROOT, alerts, dashboards, expressions, names_in
 from tests.unit.test_compose import services
+from worker.app import worker_app
 from worker.lookout import FIRST_PORT, NAMES
+from worker.settings import WorkerSettings
 
 MONITORING = ROOT / "monitoring"
 CASES = Path(__file__).with_name("alerts_test.yml")
@@ -165,3 +170,21 @@ def test_grafana_finds_its_files() -> None:
     mounts = dict(volume.split(":")[:2] for volume in services()["grafana"]["volumes"])
     assert mounts["./monitoring/grafana/dashboards"] == provider["options"]["path"]
     assert mounts["./monitoring/grafana/provisioning"] == "/etc/grafana/provisioning"
+
+
+# -- Flower ---------------------------------------------------------------------------------------
+
+
+def test_flower_knows_the_queues_and_where_they_are() -> None:
+    found = runpy.run_path(str(MONITORING / "flower" / "celeryconfig.py"))
+    assert found["broker_transport_options"] == {"global_keyprefix": keys.PREFIX}
+    assert [queue.name for queue in found["task_queues"]] == [queue.value for queue in Queue]
+    assert services()["flower"]["volumes"] == [
+        "./monitoring/flower/celeryconfig.py:/data/celeryconfig.py:ro"
+    ]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_workers_tell_of_tasks_only_where_somebody_wants_it(told: bool) -> None:
+    app = worker_app(WorkerSettings(task_events=told))
+    assert app.conf.worker_send_task_events is told
