@@ -7,8 +7,8 @@ import { age, percent, several } from "./words.js";
 
 const LIVE = "live";
 const ABSENT = {
-  not_in_generation: "The product came after this index.",
-  unknown_generation: "This index is not kept any more: choose another.",
+  not_in_generation: "The product came after this generation.",
+  unknown_generation: "This generation is not kept any more: choose another.",
 };
 
 export class Comparison {
@@ -59,10 +59,10 @@ export class Comparison {
   offer() {
     this.selects.forEach((select, at) => {
       const known = this.generations ?? [];
-      const options = [make("option", { value: LIVE, text: "Live: the index as it is, and what is newer" })];
+      const options = [make("option", { value: LIVE, text: "Live: the current generation, and what is newer" })];
       for (const each of known) options.push(make("option", { value: String(each.number), text: words(each) }));
       if (this.chosen[at] !== LIVE && !known.some(({ number }) => String(number) === this.chosen[at])) {
-        options.push(make("option", { value: this.chosen[at], text: `Index ${this.chosen[at]}` }));
+        options.push(make("option", { value: this.chosen[at], text: `Generation ${this.chosen[at]}` }));
       }
       select.replaceChildren(...options);
       select.value = this.chosen[at];
@@ -111,11 +111,11 @@ export class Comparison {
 
 function answeredBy({ matches, generation, model_version }) {
   const model = (model_version ?? "none").slice(0, 8);
-  return `${several(matches.length, "match", "matches")} · index ${generation ?? "none"} · model ${model}`;
+  return `${several(matches.length, "match", "matches")} · generation ${generation ?? "none"} · model ${model}`;
 }
 
 function unanswered(error, again) {
-  if (error === undefined) return make("p", { class: "empty", text: "This index does not have the product." });
+  if (error === undefined) return make("p", { class: "empty", text: "This generation does not have the product." });
   if (error.reason in ABSENT) return make("p", { class: "empty", text: ABSENT[error.reason] });
   return trouble(error, again);
 }
@@ -135,7 +135,7 @@ function nth(rank) {
 }
 
 function words({ number, model_name, built_at, current }) {
-  return `Index ${number}${current ? ", current" : ""} · ${model_name} · ${age(built_at)} old`;
+  return `Generation ${number}${current ? ", current" : ""} · ${model_name} · ${age(built_at)} old`;
 }
 
 /** How much two answers have in common, in words. */

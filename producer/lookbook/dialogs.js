@@ -1,7 +1,7 @@
 // Small dialogs: the key, a question before what cannot be taken back, and the keys of the keyboard.
 
 import { byId, make } from "./elements.js";
-import { access, forget, keep } from "./service.js";
+import { access, forget, hasKey, keep } from "./service.js";
 
 const SHORTCUTS = "lookbook-shortcuts";
 const KEYS = [
@@ -83,7 +83,9 @@ function keyDialog() {
         make("label", { for: "key", text: "API key" }), input, wrong,
         make("div", { class: "buttons" }, make("button", { type: "submit", class: "button strong", text: "Look" }))),
     );
-    dialog.addEventListener("close", () => resolve(sessionStorage.getItem("lookalike-key") !== null), { once: true });
+    dialog.addEventListener("close", () => resolve(hasKey()), { once: true });
+    // There is nothing to go back to without one.
+    dialog.addEventListener("cancel", (event) => event.preventDefault());
     if (!dialog.open) dialog.showModal();
     input.focus();
   });

@@ -62,8 +62,10 @@ export const isStill = () => matchMedia("(prefers-reduced-motion: reduce)").matc
 
 /** Say something to a screen reader, and show it for a moment. */
 export function say(text, { shown = false } = {}) {
-  byId("said").textContent = text;
-  if (shown) toast(text);
+  // What is behind an open dialog is not said.
+  const dialog = [...document.querySelectorAll("dialog[open] [role=status]")].at(-1);
+  (dialog ?? byId("said")).textContent = text;
+  if (shown && !dialog) toast(text);
 }
 
 let fading = 0;

@@ -29,9 +29,15 @@ export class Failures {
     this.counted = same;
     this.total = entries.reduce((sum, [, number]) => sum + number, 0);
     this.by = new Map(entries);
+    if (!this.by.has(this.reason)) this.reason = null;
     this.heading.textContent = this.total ? several(this.total, "failure") : "Failures";
     this.showReasons();
-    if (this.root.closest("dialog")?.open) this.load();
+    if (this.root.closest("dialog")?.open && !this.isRead) this.load();
+  }
+
+  /** Whether somebody is in the middle of the list, which must not move then. */
+  get isRead() {
+    return this.list.contains(document.activeElement) || this.list.childElementCount > PAGE;
   }
 
   showReasons() {

@@ -17,14 +17,16 @@ export class Judgements {
   async load(signal) {
     const path = query("/judgements", { product_id: this.product });
     const { judgements } = await json(path, { signal });
-    for (const { match, verdict, mine } of judgements) if (mine) this.verdicts.set(match, verdict);
+    for (const { match, verdict, mine } of judgements) {
+      if (mine) this.verdicts.set(match, verdict);
+    }
     for (const each of this.shown) each.refresh();
   }
 
   /** Two buttons for a match; `more` gives what else is noted with a verdict. */
   buttons(match, more) {
-    const make_ = (verdict) => {
-      const button = make(
+    const button = (verdict) => {
+      const made = make(
         "button",
         {
           type: "button", class: `verdict ${verdict}`, "data-stop": true, tabindex: "-1",
@@ -34,19 +36,20 @@ export class Judgements {
         },
         icon(verdict),
       );
-      button.disabled = !mayWrite();
-      if (button.disabled) button.title = "This key may look, and not judge";
-      return button;
+      made.disabled = !mayWrite();
+      if (made.disabled) made.title = "This key may look, and not judge";
+      return made;
     };
-    const both = { up: make_("up"), down: make_("down") };
+    const both = { up: button("up"), down: button("down") };
     const refresh = () => {
-      for (const [verdict, button] of Object.entries(both)) {
-        button.setAttribute("aria-pressed", String(this.verdicts.get(match) === verdict));
+      for (const [verdict, each] of Object.entries(both)) {
+        each.setAttribute("aria-pressed", String(this.verdicts.get(match) === verdict));
       }
     };
     refresh();
-    this.shown.add({ refresh });
-    return make("span", { class: "verdicts" }, both.up, both.down);
+    const element = make("span", { class: "verdicts" }, both.up, both.down);
+    this.shown.add({ element, refresh });
+    return element;
   }
 
   /** Say it, or take it back when it was said already. */
@@ -70,6 +73,9 @@ export class Judgements {
   set(match, verdict) {
     if (verdict === null) this.verdicts.delete(match);
     else this.verdicts.set(match, verdict);
-    for (const each of this.shown) each.refresh();
+    for (const each of this.shown) {
+      if (each.element.isConnected) each.refresh();
+      else this.shown.delete(each);
+    }
   }
 }

@@ -63,6 +63,8 @@ function glide(change, picture) {
     change();
     return;
   }
+  const before = document.querySelector(".hero");
+  if (before) before.style.viewTransitionName = "";
   picture.style.viewTransitionName = "picture";
   const transition = document.startViewTransition(() => {
     picture.style.viewTransitionName = "";
@@ -126,6 +128,7 @@ function press(event) {
   if (document.querySelector("dialog[open]")) return;
   const writing = event.target.matches("input:not([type=range], [type=checkbox]), textarea, select");
   if (event.key === "Escape") {
+    if (event.target.matches("select")) return;
     if (event.target === byId("prefix")) byId("prefix").blur();
     else if (!byId("neighbours").hidden) leave();
   } else if (!writing && hasShortcuts() && event.key in SHORTCUTS) {

@@ -13,6 +13,7 @@ import { arrange, recall, skeletons, tile } from "./tiles.js";
 import { count, label, percent, several, value } from "./words.js";
 
 const CALM = 140;
+const LONG = 40;
 
 export class Neighbours {
   constructor(root, brought) {
@@ -62,7 +63,11 @@ export class Neighbours {
     const keys = { "+": judge("up"), "=": judge("up"), "-": judge("down"), "_": judge("down") };
     rove(this.list, keys);
     for (const side of this.comparison.lists) rove(side, keys);
-    this.askSoon = settled(CALM, () => this.ask());
+    this.askSoon = settled(CALM, () => {
+      if (!this.place) return;
+      go(this.place, { replace: true });
+      this.ask();
+    });
   }
 
   /** Show what an address says. */
@@ -137,7 +142,7 @@ export class Neighbours {
       make(
         "div",
         { class: "about" },
-        make("h1", { id: "neighbours-title", tabindex: "-1", text: product_id }),
+        make("h1", { id: "neighbours-title", tabindex: "-1", class: product_id.length > LONG ? "long" : null, text: product_id }),
         category === null ? null : make("p", { class: "kind" }, this.narrowing("category", category, category)),
         facts.length ? make("dl", { class: "facts" }, ...facts) : null,
       ),
@@ -183,7 +188,6 @@ export class Neighbours {
 
   pick(picked) {
     this.place = { ...this.place, picked };
-    go(this.place, { replace: true });
     this.root.setAttribute("aria-busy", "true");
     this.askSoon();
   }
@@ -348,7 +352,7 @@ export class Neighbours {
 }
 
 function answeredBy({ matches, generation, as_of, pending, path }) {
-  const index = generation === null ? "no index yet, all pictures read" : `index ${generation}`;
+  const index = generation === null ? "no index yet: all pictures were read" : `generation ${generation}`;
   const newer = pending ? `, ${several(pending, "newer change")} included` : "";
   return `${several(matches.length, "nearest", "nearest")} · ${index}${newer} · revision ${count(as_of.revision)} · ${path}`;
 }

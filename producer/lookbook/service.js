@@ -23,6 +23,7 @@ export const whenLocked = (ask) => { locked = ask; };
 
 export const isOpen = () => open;
 export const mayWrite = () => scopes.has("write");
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 export const keep = (key) => sessionStorage.setItem(KEY, key);
 export const forget = () => sessionStorage.removeItem(KEY);
 

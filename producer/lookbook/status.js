@@ -18,11 +18,14 @@ export class Status {
       make("div", { class: "drawer-head" },
         make("h2", { id: "drawer-title", text: "How the service is" }),
         make("button", { type: "button", class: "quiet round", "aria-label": "Close", onclick: () => this.drawer.close() }, icon("close"))),
+      make("p", { class: "told", role: "status" }),
       this.details,
       this.failures.root,
       this.machinery,
     );
-    this.drawer.addEventListener("click", (event) => { if (event.target === this.drawer) this.drawer.close(); });
+    this.drawer.addEventListener("click", ({ clientX, target }) => {
+      if (target === this.drawer && clientX < this.drawer.getBoundingClientRect().left) this.drawer.close();
+    });
     this.strip.addEventListener("click", () => this.open());
     document.addEventListener("visibilitychange", () => this.look());
   }
@@ -98,7 +101,7 @@ function facts({ service, queues, backlog }) {
   const texts = [];
   if (service) {
     const { generation, pending } = service;
-    texts.push(generation ? `index ${generation.number}, ${age(generation.built_at)} old` : "no index yet");
+    texts.push(generation ? `generation ${generation.number}, ${age(generation.built_at)} old` : "no index yet");
     texts.push(`${several(pending, "pending change")}`);
   }
   texts.push(`${count(Math.max(waiting, backlog ?? 0))} in queues`);
@@ -126,7 +129,7 @@ function index({ products, images, revision, pending, model_name, model_version,
   const pairs = [
     ["Products", count(products)],
     ["Pictures", count(images)],
-    ["Index", generation ? `${generation.number}${generation.pinned ? ", pinned" : ""}` : "none yet"],
+    ["Generation", generation ? `${generation.number}${generation.pinned ? ", pinned" : ""}` : "none yet"],
     ["Its age", generation ? age(generation.built_at) : null],
     ["Its recall@10", generation && typeof generation.recall === "number" ? `${(generation.recall * 100).toFixed(1)}%` : null],
     ["Changes since", count(pending)],

@@ -66,8 +66,8 @@ const REASONS = {
   unavailable: "The catalogue was away",
   internal: "It failed unexpectedly, each time",
   invalid_message: "The message is of another version",
-  unknown_generation: "That index is not kept any more",
-  not_in_generation: "The product came after that index",
+  unknown_generation: "That generation is not kept any more",
+  not_in_generation: "The product came after that generation",
 };
 
 /** What a reason code means. */

@@ -206,7 +206,7 @@ def test_a_click_leads_to_what_looks_alike_and_on_from_there(visited: Visit) -> 
     expect(page.get_by_role("heading", name=product, exact=True)).to_be_focused()
     expect(matches(page)).to_have_count(24)
     expect(
-        page.get_by_role("main").get_by_text(re.compile(r"24 nearest · index 2"))
+        page.get_by_role("main").get_by_text(re.compile(r"24 nearest · generation 2"))
     ).to_be_visible()
     visited.see("neighbours")
     nearest = matches(page).first
@@ -386,7 +386,7 @@ def test_two_generations_side_by_side(visited: Visit) -> None:
     expect(page.get_by_role("main").get_by_text("are in both answers")).to_be_visible()
     page.goto("/lookbook/?product=fm-00016&left=live&right=1")
     expect(
-        page.get_by_role("main").get_by_text("The product came after this index.")
+        page.get_by_role("main").get_by_text("The product came after this generation.")
     ).to_be_visible()
     visited.see("compared-with-none")
 
@@ -396,7 +396,7 @@ def test_a_failure_is_requeued_and_becomes_searchable(visited: Visit, shown: Sho
     open_catalogue(page)
     strip = page.get_by_role("contentinfo").get_by_role("button")
     expect(strip).to_contain_text("2 failures")
-    expect(strip).to_contain_text("index 2")
+    expect(strip).to_contain_text("generation 2")
     strip.click()
     drawer = page.get_by_role("dialog", name="How the service is")
     failure = drawer.get_by_role("listitem").filter(has_text=LATE)
@@ -406,7 +406,7 @@ def test_a_failure_is_requeued_and_becomes_searchable(visited: Visit, shown: Sho
 
     save_picture(shown.late, 7)
     failure.get_by_role("button", name=f"Requeue {LATE}").click()
-    expect(page.locator("#said")).to_contain_text("1 failure requeued")
+    expect(drawer.get_by_role("status")).to_contain_text("1 failure requeued")
     expect(failure).to_have_count(0)
     drawer.get_by_role("button", name="Discard never-there").click()
     expect(drawer.get_by_text("Nothing was given up.")).to_be_visible()
