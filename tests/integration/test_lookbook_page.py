@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
+from pydantic import JsonValue
 from sqlalchemy import select
 
 from db.models import Judgement
@@ -79,7 +80,7 @@ def _rows(catalogue: Path) -> Iterator[Row]:
     for category in CATEGORIES:
         for number, path in enumerate(sorted((catalogue / category).iterdir())[:EACH]):
             chance = random.Random(path.stem)
-            attributes = {
+            attributes: dict[str, JsonValue] = {
                 "brand": BRANDS[number % len(BRANDS)],
                 "price": chance.randrange(10, 150),
                 "in_stock": chance.random() < 0.8,
