@@ -111,7 +111,7 @@ export class Controls {
   showKinds() {
     const is = this.picked.where.category;
     const chosen = new Set(is === undefined ? [] : [is].flat());
-    this.kindsLabel.textContent = chosen.size ? [...chosen].join(" or ") : "Any category";
+    this.kindsLabel.textContent = chosen.size ? "Category" : "Any category";
     if (!this.all) return;
     const typed = this.kindsFind.value.trim().toLowerCase();
     this.kindsFind.hidden = this.all.length <= 12;
