@@ -7,8 +7,9 @@ import re
 HIDDEN = "…"
 
 _ADDRESS = re.compile(
+    # A scheme is looked for once in each run of its characters: else a long run takes its length squared.
+    r"(?P<scheme>(?<![A-Za-z0-9+.-])[A-Za-z0-9+.-]++://)"
     # In an address of the web "@" may stand in a path; elsewhere a password may hold anything.
-    r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)"
     r"(?P<user>(?:(?<=http://)|(?<=https://))[^\s/?#\"'<>]*@|(?<!http://)(?<!https://)[^\s\"'<>]*@)?"
     r"(?P<rest>[^\s?#\"'<>]*)(?P<query>\?[^\s#\"'<>]*)?(?P<fragment>#[^\s\"'<>]*)?"
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NAMED = re.compile(r"/(?:lookups|jobs)/([0-9a-f-]{36})(?:/|$)")
-_LONGEST = 200
+_LONGEST, _LONGEST_METHOD = 200, 20
 
 
 class Logged:
@@ -51,7 +51,8 @@ def _write(scope: Scope, status: int, seconds: float) -> None:
     if log.isEnabledFor(level):
         # Without the query, and without what a terminal would act on.
         path = str(scope["path"])[:_LONGEST].encode("unicode_escape").decode()
-        log.log(level, "%s %s %s %.1f ms", scope["method"], path, status or "-", 1000 * seconds)
+        method = str(scope["method"])[:_LONGEST_METHOD]  # any word may stand there
+        log.log(level, "%s %s %s %.1f ms", method, path, status or "-", 1000 * seconds)
 
 
 def _level(method: str, status: int) -> int:

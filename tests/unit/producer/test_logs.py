@@ -163,8 +163,9 @@ def requested(method: str, path: str, status: int, **headers: str) -> None:
         (("GET", f"/lookups/{ID}", 404, ""), "info", ID),
         (("GET", "/health", 503, ""), "warning", None),
         (("DELETE", "/products/x\n\x1b[0m", 0, ""), "warning", None),
+        (("A." * 15_000, "/" * 1000, 405, ""), "info", None),
     ],
-    ids=["asks", "adds", "polls", "listens", "is refused", "fails", "is given up"],
+    ids=["asks", "adds", "polls", "listens", "is refused", "fails", "is given up", "is long"],
 )
 def test_a_request_is_a_line_with_what_it_is_about(
     written: io.StringIO, request_: tuple[str, str, int, str], level: str, id_: str | None
@@ -175,5 +176,6 @@ def test_a_request_is_a_line_with_what_it_is_about(
     (line,) = (each for each in lines if each["logger"] == "producer.gateway.journal")
     assert (line["level"], line.get("id")) == (level, id_)
     assert line["message"].startswith(f"{method} {path[:12]}"[:16])
+    assert len(line["message"]) < 300
     assert "\n" not in line["message"]
     assert "hunter2" not in written.getvalue()
