@@ -34,6 +34,7 @@ from producer.gateway.problems import (
 from producer.gateway.questions import LARGE, Questions
 from producer.gateway.settings import GatewaySettings, is_loopback
 from producer.gateway.threads import Threads
+from producer.gateway.turns import Turns
 from producer.mailbox import LookupState, is_open, parse, state_of
 from producer.messages import QueueStatus
 from producer.receipts import Receipt
@@ -43,6 +44,9 @@ ASKING, WAITING = 8, 512
 """Threads for what is quick, and requests that may wait for one."""
 LOADING, LOADS_WAITING = 2, 64
 """The same for what is large: it must not take the threads of what is quick."""
+OWN_SITES = ("same-origin", "none")
+"""What a browser says of a request (https://www.w3.org/TR/fetch-metadata/) of our own page, or of who types its
+address; a page of another port of this machine is "same-site"."""
 ALIVE_EVERY = 15.0
 """Seconds between two signs of life to whoever listens to events."""
 
@@ -61,7 +65,8 @@ class Gateway:
         self._quick = Threads("asking", ASKING, WAITING)
         self._slow = Threads("loading", LOADING, LOADS_WAITING)
         self.limits = Limits(settings.max_body, settings.http_timeout)
-        self.questions = Questions(self._transport, self.mailboxes, self._quick)
+        self._turns = Turns(self.mailboxes)
+        self.questions = Questions(self._transport, self.mailboxes, self._quick, self._turns)
         self.pools = (self._quick, self._slow)
         self.loop: asyncio.AbstractEventLoop | None = None
         """In which it runs, once it does."""
@@ -154,7 +159,10 @@ class Gateway:
         question = asking.of_the_past(body, self.settings.lookup_ttl)
         if question is None:
             return asking.ask(self._shop, body)
+        assert self.loop is not None
+        self._turns.look_for_room()
         self._transport.ask(question)
+        asyncio.run_coroutine_threadsafe(self._turns.count(question.id), self.loop)
         return {"id": question.id}
 
     async def lookup(self, lookup_id: str, wait: float) -> Response:
@@ -242,12 +250,18 @@ def problem_response(refused: Refused) -> Response:
 
 
 def _from_this_machine(request: Request) -> None:
-    """Refuse a page of the web that makes a browser on this machine ask, under whatever name it has for it."""
-    host = urlsplit(f"//{request.headers.get('host', '')}")
+    """Refuse a page of the web that makes a browser on this machine ask, under whatever name it has for it.
+
+    A browser sends no Origin for a picture in a page, but says whether it is of the same site.
+    """
     origin = request.headers.get("origin")
+    site = request.headers.get("sec-fetch-site")
     with suppress(ValueError):
-        if is_loopback(host.hostname or "localhost") and (
-            origin is None or urlsplit(origin).netloc == host.netloc
+        host = urlsplit(f"//{request.headers.get('host', '')}")
+        if (
+            is_loopback(host.hostname or "localhost")
+            and (origin is None or urlsplit(origin).netloc == host.netloc)
+            and site in (None, *OWN_SITES)
         ):
             return
     raise refuse(

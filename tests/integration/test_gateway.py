@@ -417,6 +417,15 @@ def test_without_keys_only_this_machine_may_ask(
         refused(http.post("/lookups", json={}, headers=rebound), 403, "forbidden")
         page = {"Origin": "https://evil.example"}
         refused(http.post("/lookups", json={}, headers=page), 403, "forbidden")
+        for site in (
+            "cross-site",
+            "same-site",
+        ):  # a picture in somebody else's page, with no Origin
+            refused(http.get("/status", headers={"Sec-Fetch-Site": site}), 403, "forbidden")
+        own = {"Sec-Fetch-Site": "same-origin"}
+        assert http.get("/jobs/x", headers=own).status_code == 404
+        for host in ("[", "[::1", "127.0.0.1.evil.example", "127.0.0.1@evil.example"):
+            refused(http.get("/access", headers={"Host": host}), 403, "forbidden")
         assert "security" not in http.get("/openapi.json").text
     assert refuses_to_start(tmp_path, "--host", "0.0.0.0") == 2
     assert "LOOKALIKE_API_KEYS" in (tmp_path / "said").read_text()
