@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,11 @@ class Mailboxes:
         for each in self._looks:
             if each.seen is not _NOTHING and not each.found.done():
                 each.found.set_result(each.seen)  # type: ignore[arg-type]
+
+    async def clear(self, question_id: str) -> None:
+        """Empty a mailbox whose answer was read by the only one who knows of it: else pages would fill Redis."""
+        with suppress(RedisError, OSError):  # it expires by itself, only later
+            await self._redis.set(keys.mailbox(question_id), b"", px=1)
 
     @property
     def closing(self) -> bool:

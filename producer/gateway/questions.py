@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,9 +14,10 @@ from producer import checks
 from producer.gateway.mailboxes import Mailboxes
 from producer.gateway.problems import Problem, Refusal, Refused, refuse
 from producer.gateway.threads import Threads
+from producer.gateway.turns import Turns
 from producer.ids import new_id
 from producer.mailbox import is_open, parse
-from producer.messages import Question
+from producer.messages import Question, StatusRequest
 from producer.reasons import Reason
 from producer.transport import Transport
 
@@ -30,23 +32,30 @@ ANSWERED_IN = 15.0
 class Questions:
     """Asks the service, and waits without holding a thread."""
 
-    def __init__(self, transport: Transport, mailboxes: Mailboxes, threads: Threads) -> None:
+    def __init__(
+        self, transport: Transport, mailboxes: Mailboxes, threads: Threads, turns: Turns
+    ) -> None:
         self._transport = transport
         self._mailboxes = mailboxes
         self._threads = threads
+        self._turns = turns
 
     async def reply(
         self, kind: type[Question], reply: type[R], timeout: float = ANSWERED_IN, **fields: Any
     ) -> R:
         """What the service replies. Raises Refused, InvalidRequest and QueueUnavailable."""
-        question = new(kind, timeout, **fields)
-        await self._threads.run(partial(self._transport.ask, question))
-        raw = await self._mailboxes.wait(question.id, timeout)
+        # How the service is gets looked at once for all who ask, and is asked most where nothing else is answered.
+        turn = nullcontext() if kind is StatusRequest else self._turns.one(timeout)
+        async with turn:
+            question = new(kind, timeout, **fields)
+            await self._threads.run(partial(self._transport.ask, question))
+            raw = await self._mailboxes.wait(question.id, timeout)
         if raw is None or is_open(raw):
             raise refuse(
                 Refusal.NO_WORKER,
                 "The question waits for a worker: the operator sees by `lookalike status` whether one runs.",
             )
+        await self._mailboxes.clear(question.id)
         read: Callable[[], R] = partial(_read, raw, reply)
         return await self._threads.run(read) if len(raw) > LARGE else read()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from redis import Redis
 
 from producer import keys
 from producer.browsing import Browse, Discard, PastLookup, Requeue
+from producer.gateway.turns import AT_ONCE, PAST_AT_ONCE
 from producer.judging import JudgeMatch
 from producer.messages import Failure, Queue, ThumbnailRequest
 from producer.reasons import Reason
@@ -53,6 +55,13 @@ def crew(redis: Redis) -> Iterator[FakeWorker]:
     worker = FakeWorker(redis, {f"p{number}/é": [match("q")] for number in range(5)})
     with worker.working():
         yield worker
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 # -- the page -------------------------------------------------------------------------------------
@@ -171,6 +180,45 @@ def test_a_lookup_in_a_kept_generation(http: httpx.Client, crew: FakeWorker) -> 
     crew.failure = Failure(reason=Reason.UNKNOWN_GENERATION, detail="generation 2 is not kept")
     ended = http.post("/lookups?wait=20", json=asked).json()
     assert (ended["state"], ended["problem"]["reason"]) == ("failed", "unknown_generation")
+
+
+# -- what many questions cost ---------------------------------------------------------------------
+
+
+def test_what_was_answered_takes_no_room_in_redis(
+    http: httpx.Client, redis: Redis, crew: FakeWorker
+) -> None:
+    assert http.get("/catalogue").status_code == 200
+    assert http.get("/thumbnails/p1").status_code == 200
+    assert len(crew.questions) == 2
+    for mailbox in redis.scan_iter(f"{keys.PREFIX}mailbox:*"):
+        assert not redis.get(mailbox)
+
+
+def test_questions_of_pages_wait_in_the_gateway_and_not_before_a_removal(
+    running: Gateway, redis: Redis
+) -> None:
+    asking, removing = running.client(READ), running.client(WRITE)
+    control = keys.queue(Queue.CONTROL.value)
+    many = AT_ONCE + 20
+    with asking, removing, ThreadPoolExecutor(many) as pool:
+        pages = [pool.submit(asking.get, "/catalogue", params={"limit": 2}) for _ in range(many)]
+        until(lambda: redis.llen(control) == AT_ONCE)
+        assert removing.delete("/products/p1").status_code == 202
+        assert redis.llen(control) == AT_ONCE + 1
+        with FakeWorker(redis, {"p1": []}).working():
+            assert {page.result().status_code for page in pages} == {200}
+
+
+def test_lookups_in_kept_generations_do_not_pile_up(http: httpx.Client, redis: Redis) -> None:
+    question = {"product_id": "p1", "generation": 3}
+    for _ in range(PAST_AT_ONCE):
+        assert http.post("/lookups", json=question).status_code == 202
+    until(lambda: http.post("/lookups", json=question).status_code == 503)
+    refused(http.post("/lookups", json=question), 503, "busy")
+    assert http.post("/lookups", json={"product_id": "p1"}).status_code == 202
+    with FakeWorker(redis, {"p1": []}).working():
+        until(lambda: http.post("/lookups", json=question).status_code == 202)
 
 
 # -- pictures -------------------------------------------------------------------------------------
