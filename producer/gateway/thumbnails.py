@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -22,10 +23,11 @@ TOGETHER = 64
 KEPT_FOR, MISSED_FOR = 60.0, 5.0
 """Seconds for which a picture is kept, and that there is none."""
 KEPT_BYTES = 64 << 20
-OVERHEAD = 500
-"""Bytes that are counted for each, beside its JPEG."""
+OVERHEAD = 600
+"""Bytes that are counted for each, beside its JPEG and its names."""
 HEADERS = {
     "Cache-Control": "private, max-age=60, stale-while-revalidate=86400",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Vary": "Authorization",
     "X-Content-Type-Options": "nosniff",
 }
@@ -40,11 +42,6 @@ class Kept:
     jpeg: bytes | None
     etag: str
     until: float
-
-    @property
-    def size(self) -> int:
-        """Bytes, about."""
-        return OVERHEAD + len(self.jpeg or b"")
 
 
 class Thumbnails:
@@ -117,11 +114,15 @@ class Thumbnails:
         kept = Kept(jpeg, etag_of(jpeg or b""), asyncio.get_running_loop().time() + lasts)
         before = self._kept.pop(key, None)
         self._kept[key] = kept
-        self._bytes += kept.size - (before.size if before else 0)
+        self._bytes += _size(key, kept) - (_size(key, before) if before else 0)
         while self._bytes > KEPT_BYTES:
-            _, oldest = self._kept.popitem(last=False)
-            self._bytes -= oldest.size
+            self._bytes -= _size(*self._kept.popitem(last=False))
         return kept
+
+
+def _size(key: Key, kept: Kept) -> int:
+    """Bytes, about. A client makes up names as long as they may be, of which it knows that they are not there."""
+    return OVERHEAD + sum(map(sys.getsizeof, key)) + len(kept.jpeg or b"")
 
 
 def _seen(future: asyncio.Future[Kept]) -> None:
