@@ -9,6 +9,11 @@ from producer import tracing
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER = "_OTHER"
+"""What the semantic conventions call a method that is none of these: a client must not name as many spans as it
+likes (https://opentelemetry.io/docs/specs/semconv/http/http-spans/)."""
+
 
 class Traced:
     """An ASGI application whose requests are spans."""
@@ -29,7 +34,7 @@ class Traced:
                 status = message["status"]
             await send(message)
 
-        method = str(scope["method"])
+        method = scope["method"] if scope["method"] in METHODS else OTHER
         with tracing.span(method, "server", _context(scope), http__request__method=method) as span:
             await self._app(scope, receive, noting if span is not None else send)
             if span is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from db.session import Database
 from migrations import upgrade
 from producer import tracing
 from producer.broker import arguments, celery_app
+from producer.gateway.spans import Traced
 from producer.ids import new_id
 from producer.ledger import Ledger
 from producer.messages import Queue, Removal, RemoveChunk
@@ -272,6 +274,17 @@ def test_an_error_is_named_by_its_type_alone(spans: InMemorySpanExporter) -> Non
     (span,) = spans.get_finished_spans()
     assert (span.status.is_ok, span.status.description) == (False, "ValueError")
     assert "hunter2" not in span.to_json()
+
+
+def test_a_client_does_not_name_spans(spans: InMemorySpanExporter) -> None:
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        """Answers nothing."""
+
+    for method in ("GET", "X" * 30_000, "Y"):
+        scope: Any = {"type": "http", "method": method, "headers": []}
+        asyncio.run(Traced(app)(scope, None, None))  # type: ignore[arg-type]
+    assert [each.name for each in spans.get_finished_spans()] == ["GET", "_OTHER", "_OTHER"]
+    assert not any("XX" in each.to_json() for each in spans.get_finished_spans())
 
 
 def test_threads_that_help_are_in_the_same_trace(spans: InMemorySpanExporter) -> None:
