@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ from producer.rows import Row
 from tests import browser as browsers
 from tests.browser import PHONE, Visit, visit
 from tests.http import KEYS, READ, gateway
-from tests.stack import producer_of, running, save_picture
+from tests.stack import picture, producer_of, running, save_picture
 from worker.demo import sample
 from worker.index.rebuild import rebuild
 from worker.roles import build_settings
@@ -483,6 +484,43 @@ def test_an_older_answer_never_replaces_a_newer_one(visited: Visit) -> None:
     # Whatever the page does with that, it has done when it has another answer.
     page.evaluate("fetch('/access').then((response) => response.text())")
     assert matches(page).count() == 6
+
+
+def test_a_large_catalogue_stays_light(visited: Visit) -> None:
+    page = visited.page
+    ids = [f"made-up-{number:05}" for number in range(600)]
+
+    def give(route: Route) -> None:
+        said = parse_qs(urlsplit(route.request.url).query)
+        start = int(said.get("after", ["0"])[0])
+        some = [
+            {"product_id": each, "name": "main", "category": None, "attributes": {}}
+            for each in ids[start : start + 60]
+        ]
+        after = start + 60 if start + 60 < len(ids) else None
+        route.fulfill(json={"products": some, "next": after and str(after)})
+
+    thumbnail = picture(1, (16, 16))
+    page.route(re.compile(r"/catalogue\?"), give)
+    page.route(
+        re.compile(r"/thumbnails/made-up"),
+        lambda route: route.fulfill(body=thumbnail, content_type="image/jpeg"),
+    )
+    open_catalogue(page)
+    sheets = page.locator(".sheet")
+    while sheets.count() < 10:
+        number = sheets.count()
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        expect(sheets.nth(number)).to_be_attached()
+    expect(page.get_by_role("main").get_by_text("Show more")).to_be_hidden()
+    expect(tile(page, ids[-1])).to_be_visible()
+    expect(tile(page, ids[0])).not_to_be_attached()
+    assert tiles(page).count() <= 300
+    assert "from=" in page.url
+    height = page.evaluate("document.documentElement.scrollHeight")
+    page.evaluate("scrollTo(0, 0)")
+    expect(tile(page, ids[0])).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollHeight") == height
 
 
 def test_by_keyboard_alone(visited: Visit) -> None:
