@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -31,6 +32,9 @@ QUIET = (
     "uvicorn",
 )
 """Libraries of which only warnings are shown."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+"""What begins a line or is an order to a terminal; a tab does no harm."""
 
 _about: ContextVar[str] = ContextVar("lookalike_about", default="")
 
@@ -82,10 +86,10 @@ class TextLines(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s%(about)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, and the trace that follows it."""
+        """The line, and the trace below it: nothing in them looks like another line, or moves a terminal."""
         id_ = _id(record)
         record.about = f" [{id_}]" if id_ else ""
-        return without_secrets(super().format(record))
+        return _CONTROL.sub(_visible, without_secrets(super().format(record)))
 
 
 class JsonLines(logging.Formatter):
@@ -113,6 +117,10 @@ class JsonLines(logging.Formatter):
         if record.stack_info:
             line["stack"] = without_secrets(record.stack_info)
         return json.dumps(line)
+
+
+def _visible(control: re.Match[str]) -> str:
+    return "\n  " if control[0] == "\n" else ascii(control[0])[1:-1]
 
 
 def _message(record: logging.LogRecord) -> str:
