@@ -91,13 +91,11 @@ def test_a_line_of_json_is_one_line_whatever_is_in_it(written: io.StringIO) -> N
 @pytest.mark.parametrize("form", ["text"], indirect=True)
 def test_nobody_writes_a_line_of_text_by_what_is_in_another(written: io.StringIO) -> None:
     forged = "2026-01-01 00:00:00,000 ERROR worker.jobs: forged"
-    try:
-        raise ValueError(f"a\n{forged}")
-    except ValueError:
-        log.exception("because\n%s\r%s\x1b[2J\x9b0m\u2028\tend", forged, forged)
+    error = ValueError(f"a\n{forged}")
+    log.error("because\n%s\r%s\x1b[2J\x9b0m\u2028\tend", forged, forged, exc_info=error)
     first, *others = written.getvalue().removesuffix("\n").split("\n")
     assert first.endswith("ERROR worker.jobs: because")
-    assert others[0] == rf"  {forged}\r{forged}\x1b[2J\x9b0m\u2028" "\tend"
+    assert others[0] == f"  {forged}\\r{forged}\\x1b[2J\\x9b0m\\u2028\tend"
     assert all(each.startswith("  ") for each in others)
     assert f"  {forged}" in others[1:]
 
