@@ -17,14 +17,24 @@ export class Catalogue {
     this.shown = null;
     this.chips = make("ul", { class: "chips", role: "list" });
     this.find = make("input", {
-      type: "search", class: "chip-find", placeholder: "Find a category", hidden: true,
-      "aria-label": "Find a category", autocomplete: "off", spellcheck: "false",
+      type: "search",
+      class: "chip-find",
+      placeholder: "Find a category",
+      hidden: true,
+      "aria-label": "Find a category",
+      autocomplete: "off",
+      spellcheck: "false",
       oninput: () => this.showChips(),
     });
     this.total = make("p", { class: "total" });
     this.earlier = make("p", { class: "earlier", hidden: true });
     this.sheets = make("div", { class: "sheets" });
-    this.more = make("button", { type: "button", class: "more", text: "Show more", onclick: () => this.load() });
+    this.more = make("button", {
+      type: "button",
+      class: "more",
+      text: "Show more",
+      onclick: () => this.loadAndGo(),
+    });
     root.append(
       make(
         "div",
@@ -40,7 +50,9 @@ export class Catalogue {
     rove(this.sheets);
     this.nearing = new IntersectionObserver((seen) => this.unload(seen), { rootMargin: "2400px" });
     this.ending = new IntersectionObserver(
-      ([seen]) => { if (seen.isIntersecting && !this.more.hidden) this.load(); },
+      ([seen]) => {
+        if (seen.isIntersecting && !this.more.hidden) this.load();
+      },
       { rootMargin: "900px" },
     );
     this.ending.observe(this.more);
@@ -69,6 +81,12 @@ export class Catalogue {
     this.loadCategories();
   }
 
+  /** The next sheet, with the focus on its first product: the button may be gone. */
+  async loadAndGo() {
+    await this.load();
+    this.sheets.lastElementChild?.querySelector(".look")?.focus();
+  }
+
   /** The next sheet. */
   async load() {
     if (this.loading) return;
@@ -84,6 +102,7 @@ export class Catalogue {
       const how = { category, uncategorised: uncategorised || null, prefix, after, limit: SHEET };
       const found = await json(query("/catalogue", how), { signal: loading.signal });
       waiting.remove();
+      if (loading.signal.aborted) return;
       this.append(found.products, after);
       this.cursor = found.next;
       this.more.hidden = found.next === null;
@@ -108,7 +127,8 @@ export class Catalogue {
     const filtered = Boolean(prefix || category || uncategorised);
     let some = whole && filtered ? this.number : null;
     if (filtered && !prefix) {
-      some ??= this.categories.find((each) => each.category === (uncategorised ? null : category))?.products ?? null;
+      some ??=
+        this.categories.find((each) => each.category === (uncategorised ? null : category))?.products ?? null;
     }
     this.total.textContent = `${some === null ? "" : `${count(some)} of `}${several(this.all, "product")}`;
   }
@@ -118,7 +138,8 @@ export class Catalogue {
     const from = this.number + 1;
     this.number += products.length;
     const sheet = make("ul", {
-      class: "grid sheet", role: "list",
+      class: "grid sheet",
+      role: "list",
       "aria-label": `Products ${count(from)} to ${count(this.number)}`,
     });
     sheet.products = products;
@@ -168,7 +189,8 @@ export class Catalogue {
   showEmpty() {
     const { prefix, category } = this.place;
     let words = "The catalogue is empty. Add products with the shop's backend, or with lookalike add.";
-    if (prefix) words = `No product id begins with “${prefix}”${category ? ` in ${category}` : ""}. Capital letters count.`;
+    const within = category ? ` in ${category}` : "";
+    if (prefix) words = `No product id begins with “${prefix}”${within}. Capital letters count.`;
     else if (category) words = `There is nothing in ${category} any more.`;
     else if (this.place.uncategorised) words = "Every product has a category.";
     const all = { view: "catalogue", prefix: "", category: null, uncategorised: false };
@@ -218,10 +240,14 @@ export class Catalogue {
       chips.push(this.chip(category, products, { ...place, category }, category === this.place.category));
     }
     if (none && !typed) {
-      chips.push(this.chip("Without", none.products, { ...place, uncategorised: true }, this.place.uncategorised));
+      chips.push(
+        this.chip("Without", none.products, { ...place, uncategorised: true }, this.place.uncategorised),
+      );
     }
     if (typed && !found.length) chips.push(make("li", { class: "chip-none", text: "No such category" }));
-    const focused = this.chips.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    const focused = this.chips.contains(document.activeElement)
+      ? document.activeElement.getAttribute("href")
+      : null;
     this.chips.replaceChildren(...chips);
     this.revealChip();
     if (focused) this.chips.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
@@ -232,7 +258,8 @@ export class Catalogue {
     const chosen = this.chips.querySelector("[aria-current]");
     if (!chosen) return;
     const [row, chip] = [this.chips.getBoundingClientRect(), chosen.getBoundingClientRect()];
-    if (chip.left < row.left || chip.right > row.right) this.chips.scrollLeft += chip.left - row.left - row.width / 3;
+    if (chip.left < row.left || chip.right > row.right)
+      this.chips.scrollLeft += chip.left - row.left - row.width / 3;
   }
 
   chip(name, products, place, current) {

@@ -20,11 +20,16 @@ export class Comparison {
       make("select", { "aria-label": `Answer on the ${side}`, onchange: () => this.moved() }),
     );
     this.lists = ["left", "right"].map((side) =>
-      make("ol", { class: "grid matches", role: "list", "aria-label": `Answer on the ${side}, nearest first` }),
+      make("ol", {
+        class: "grid matches",
+        role: "list",
+        "aria-label": `Answer on the ${side}, nearest first`,
+      }),
     );
     this.notes = this.lists.map(() => make("p", { class: "caption" }));
     this.root = make(
-      "div", { class: "versus", hidden: true },
+      "div",
+      { class: "versus", hidden: true },
       ...this.lists.map((list, at) =>
         make("section", { "aria-label": at ? "Right" : "Left" }, this.selects[at], this.notes[at], list),
       ),
@@ -39,7 +44,11 @@ export class Comparison {
   async other() {
     await this.load();
     const other = this.generations.find(({ current }) => !current) ?? this.generations[0];
-    if (!other) throw Object.assign(new Error(), { title: "There is no index yet", detail: "One is built when there are products." });
+    if (!other)
+      throw Object.assign(new Error(), {
+        title: "There is no index yet",
+        detail: "One is built when there are products.",
+      });
     return String(other.number);
   }
 
@@ -52,15 +61,20 @@ export class Comparison {
     this.chosen = [left, right];
     this.offer();
     if (this.generations) return;
-    await this.load().catch(() => { this.generations = null; });
+    await this.load().catch(() => {
+      this.generations = null;
+    });
     this.offer();
   }
 
   offer() {
     this.selects.forEach((select, at) => {
       const known = this.generations ?? [];
-      const options = [make("option", { value: LIVE, text: "Live: the current generation, and what is newer" })];
-      for (const each of known) options.push(make("option", { value: String(each.number), text: words(each) }));
+      const options = [
+        make("option", { value: LIVE, text: "Live: the current generation, and what is newer" }),
+      ];
+      for (const each of known)
+        options.push(make("option", { value: String(each.number), text: words(each) }));
       if (this.chosen[at] !== LIVE && !known.some(({ number }) => String(number) === this.chosen[at])) {
         options.push(make("option", { value: this.chosen[at], text: `Generation ${this.chosen[at]}` }));
       }
@@ -81,7 +95,9 @@ export class Comparison {
 
   /** Show what was found on either side; where there is no reply, why. */
   show(found, again) {
-    const ranks = found.map(({ reply }) => reply && new Map(reply.matches.map((each, at) => [each.product_id, at + 1])));
+    const ranks = found.map(
+      ({ reply }) => reply && new Map(reply.matches.map((each, at) => [each.product_id, at + 1])),
+    );
     found.forEach(({ reply, error }, at) => {
       if (reply) this.fill(at, reply, ranks[1 - at]);
       else this.lists[at].replaceChildren(make("li", { class: "whole" }, unanswered(error, again)));
@@ -115,7 +131,8 @@ function answeredBy({ matches, generation, model_version }) {
 }
 
 function unanswered(error, again) {
-  if (error === undefined) return make("p", { class: "empty", text: "This generation does not have the product." });
+  if (error === undefined)
+    return make("p", { class: "empty", text: "This generation does not have the product." });
   if (error.reason in ABSENT) return make("p", { class: "empty", text: ABSENT[error.reason] });
   return trouble(error, again);
 }

@@ -5,7 +5,13 @@ import { json } from "./service.js";
 import { seen } from "./tiles.js";
 import { condition, count, label, percent } from "./words.js";
 
-const SIGNS = [["=", "is"], ["<", "below"], ["<=", "at most"], [">", "above"], [">=", "at least"]];
+const SIGNS = [
+  ["=", "is"],
+  ["<", "below"],
+  ["<=", "at most"],
+  [">", "above"],
+  [">=", "at least"],
+];
 const BOUNDS = { "<": "lt", "<=": "le", ">": "gt", ">=": "ge" };
 const LISTED = 200;
 
@@ -14,20 +20,32 @@ export class Controls {
   constructor(changed) {
     this.changed = changed;
     this.picked = null;
-    this.limit = slider("How many", { min: 6, max: 96, step: 6 }, (number) => count(number), (limit) => this.set({ limit }));
+    this.limit = slider(
+      "How many",
+      { min: 6, max: 96, step: 6 },
+      (number) => count(number),
+      (limit) => this.set({ limit }),
+    );
     this.diversity = slider(
-      "Variety", { min: 0, max: 1, step: 0.05 },
-      (number) => (number ? percent(number) : "off"), (diversity) => this.set({ diversity }),
+      "Variety",
+      { min: 0, max: 1, step: 0.05 },
+      (number) => (number ? percent(number) : "off"),
+      (diversity) => this.set({ diversity }),
     );
     this.alike = slider(
-      "At least this alike", { min: 0, max: 1, step: 0.01 },
-      (number) => (number ? percent(number) : "any"), (alike) => this.set({ alike }),
+      "At least this alike",
+      { min: 0, max: 1, step: 0.01 },
+      (number) => (number ? percent(number) : "any"),
+      (alike) => this.set({ alike }),
     );
     this.once = make("input", { type: "checkbox", onchange: () => this.set({ once: this.once.checked }) });
     this.kinds = make("div", { class: "menu-list" });
     this.kindsLabel = make("span", { text: "Any category" });
     this.kindsFind = make("input", {
-      type: "search", placeholder: "Find", "aria-label": "Find a category", oninput: () => this.showKinds(),
+      type: "search",
+      placeholder: "Find",
+      "aria-label": "Find a category",
+      oninput: () => this.showKinds(),
     });
     this.conditions = make("ul", { class: "conditions", role: "list", "aria-label": "Conditions" });
     this.root = make(
@@ -125,13 +143,17 @@ export class Controls {
         box.value = category;
         box.checked = chosen.has(category);
         return make(
-          "label", { class: "check" }, box,
-          make("span", { text: category }), make("span", { class: "chip-count", text: count(products) }),
+          "label",
+          { class: "check" },
+          box,
+          make("span", { text: category }),
+          make("span", { class: "chip-count", text: count(products) }),
         );
       }),
       ...(found.length ? [] : [make("p", { text: "No such category" })]),
     );
-    if (held !== undefined) [...this.kinds.querySelectorAll("input")].find((each) => each.value === held)?.focus();
+    if (held !== undefined)
+      [...this.kinds.querySelectorAll("input")].find((each) => each.value === held)?.focus();
   }
 
   choose(category, on) {
@@ -148,16 +170,28 @@ export class Controls {
     const names = make("datalist", { id: "attribute-names" });
     const values = make("datalist", { id: "attribute-values" });
     const key = make("input", {
-      type: "text", list: "attribute-names", placeholder: "attribute", "aria-label": "Attribute", maxlength: "255",
-      autocomplete: "off", autocapitalize: "off", spellcheck: "false",
+      type: "text",
+      list: "attribute-names",
+      placeholder: "attribute",
+      "aria-label": "Attribute",
+      maxlength: "255",
+      autocomplete: "off",
+      autocapitalize: "off",
+      spellcheck: "false",
     });
     const sign = make(
-      "select", { "aria-label": "How it is compared" },
+      "select",
+      { "aria-label": "How it is compared" },
       ...SIGNS.map(([value, text]) => make("option", { value, text })),
     );
     const value = make("input", {
-      type: "text", list: "attribute-values", placeholder: "value", "aria-label": "Value", autocomplete: "off",
-      autocapitalize: "off", spellcheck: "false",
+      type: "text",
+      list: "attribute-values",
+      placeholder: "value",
+      "aria-label": "Value",
+      autocomplete: "off",
+      autocapitalize: "off",
+      spellcheck: "false",
     });
     const wrong = make("p", { class: "wrong", role: "alert" });
     const refill = () => {
@@ -177,7 +211,13 @@ export class Controls {
           if (!wrong.textContent) form.reset();
         },
       },
-      names, values, key, sign, value, make("button", { type: "submit", text: "Add" }), wrong,
+      names,
+      values,
+      key,
+      sign,
+      value,
+      make("button", { type: "submit", text: "Add" }),
+      wrong,
     );
     const summary = make("summary", { class: "button" }, make("span", { text: "Add a condition" }));
     return shutting(make("details", { class: "menu" }, summary, make("div", { class: "menu-body" }, form)));
@@ -224,16 +264,29 @@ function slider(name, range, words, moved) {
     moved(Number(input.value));
   });
   const root = make(
-    "label", { class: "slider" },
-    make("span", { class: "slider-name" }, make("span", { text: name }), output), input,
+    "label",
+    { class: "slider" },
+    make("span", { class: "slider-name" }, make("span", { text: name }), output),
+    input,
   );
-  return { root, show: (number) => { input.value = number; show(); } };
+  return {
+    root,
+    show: (number) => {
+      input.value = number;
+      show();
+    },
+  };
 }
 
 function menu(words, find, list, opened) {
   const details = make(
     "details",
-    { class: "menu", ontoggle: () => { if (details.open) opened(); } },
+    {
+      class: "menu",
+      ontoggle: () => {
+        if (details.open) opened();
+      },
+    },
     make("summary", { class: "button" }, words),
     make("div", { class: "menu-body" }, find, list),
   );

@@ -28,10 +28,24 @@ export function showKeys() {
   box.checked = hasShortcuts();
   dialog.replaceChildren(
     make("h2", { id: "keys-title", text: "Keys" }),
-    make("dl", { class: "keys" }, ...KEYS.map(([key, does]) =>
-      make("div", {}, make("dt", {}, ...key.split("  ").map((each) => make("kbd", { text: each }))), make("dd", { text: does })))),
+    make(
+      "dl",
+      { class: "keys" },
+      ...KEYS.map(([key, does]) =>
+        make(
+          "div",
+          {},
+          make("dt", {}, ...key.split("  ").map((each) => make("kbd", { text: each }))),
+          make("dd", { text: does }),
+        ),
+      ),
+    ),
     make("label", { class: "check" }, box, make("span", { text: "Letters and signs are shortcuts" })),
-    make("div", { class: "buttons" }, make("button", { type: "button", class: "button", text: "Close", onclick: () => dialog.close() })),
+    make(
+      "div",
+      { class: "buttons" },
+      make("button", { type: "button", class: "button", text: "Close", onclick: () => dialog.close() }),
+    ),
   );
   if (!dialog.open) dialog.showModal();
 }
@@ -40,13 +54,19 @@ export function showKeys() {
 export function confirm(title, words, action) {
   const dialog = byId("confirm");
   return new Promise((resolve) => {
-    const answer = (does) => () => { dialog.close(); resolve(does); };
+    const answer = (does) => () => {
+      dialog.close();
+      resolve(does);
+    };
     dialog.replaceChildren(
       make("h2", { id: "confirm-title", text: title }),
       make("p", { text: words }),
-      make("div", { class: "buttons" },
+      make(
+        "div",
+        { class: "buttons" },
         make("button", { type: "button", class: "button", text: "Cancel", onclick: answer(false) }),
-        make("button", { type: "button", class: "button strong", text: action, onclick: answer(true) })),
+        make("button", { type: "button", class: "button strong", text: action, onclick: answer(true) }),
+      ),
     );
     dialog.addEventListener("close", () => resolve(false), { once: true });
     dialog.showModal();
@@ -57,7 +77,9 @@ let asking = null;
 
 /** Ask for the API key until one is good; many who ask at once ask once. Whether there is one now. */
 export function askForKey() {
-  asking ??= keyDialog().finally(() => { asking = null; });
+  asking ??= keyDialog().finally(() => {
+    asking = null;
+  });
   return asking;
 }
 
@@ -66,7 +88,12 @@ function keyDialog() {
   const dialog = byId("access");
   return new Promise((resolve) => {
     const input = make("input", {
-      type: "password", id: "key", autocomplete: "off", spellcheck: "false", required: true, maxlength: "512",
+      type: "password",
+      id: "key",
+      autocomplete: "off",
+      spellcheck: "false",
+      required: true,
+      maxlength: "512",
       "aria-describedby": "key-wrong",
     });
     const wrong = make("p", { class: "wrong", id: "key-wrong", role: "alert" });
@@ -78,10 +105,21 @@ function keyDialog() {
     };
     dialog.replaceChildren(
       make("h2", { id: "access-title", text: "A key, please" }),
-      make("p", { text: "This catalogue is not open to everybody. The key stays in this tab, and is forgotten with it." }),
-      make("form", { onsubmit: enter },
-        make("label", { for: "key", text: "API key" }), input, wrong,
-        make("div", { class: "buttons" }, make("button", { type: "submit", class: "button strong", text: "Look" }))),
+      make("p", {
+        text: "This catalogue is not open to everybody. The key stays in this tab, and is forgotten with it.",
+      }),
+      make(
+        "form",
+        { onsubmit: enter },
+        make("label", { for: "key", text: "API key" }),
+        input,
+        wrong,
+        make(
+          "div",
+          { class: "buttons" },
+          make("button", { type: "submit", class: "button strong", text: "Look" }),
+        ),
+      ),
     );
     dialog.addEventListener("close", () => resolve(hasKey()), { once: true });
     // There is nothing to go back to without one.

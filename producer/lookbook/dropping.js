@@ -15,7 +15,9 @@ export class Brought {
   }
 
   add(file) {
-    const key = Array.from(crypto.getRandomValues(new Uint8Array(6)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+    const key = Array.from(crypto.getRandomValues(new Uint8Array(6)), (byte) =>
+      byte.toString(16).padStart(2, "0"),
+    ).join("");
     this.pictures.set(key, { file, url: URL.createObjectURL(file) });
     for (const [old, { url }] of this.pictures) {
       if (this.pictures.size <= KEPT) break;
@@ -36,9 +38,18 @@ export function watch(took) {
     event.preventDefault();
     return true;
   };
-  const show = (on) => { curtain.hidden = !on; };
-  addEventListener("dragenter", (event) => { if (lift(event)) { depth += 1; show(true); } });
-  addEventListener("dragover", (event) => { if (lift(event)) event.dataTransfer.dropEffect = "copy"; });
+  const show = (on) => {
+    curtain.hidden = !on;
+  };
+  addEventListener("dragenter", (event) => {
+    if (lift(event)) {
+      depth += 1;
+      show(true);
+    }
+  });
+  addEventListener("dragover", (event) => {
+    if (lift(event)) event.dataTransfer.dropEffect = "copy";
+  });
   addEventListener("dragleave", (event) => {
     if (!lift(event)) return;
     depth = Math.max(0, depth - 1);
@@ -66,5 +77,6 @@ export function watch(took) {
 function take(files, took) {
   const file = [...files].find(({ type }) => type === "" || type.startsWith("image/"));
   if (file) took(file);
-  else if (files.length) say("That is no picture: bring a JPEG, PNG, WebP, GIF, BMP or TIFF.", { shown: true });
+  else if (files.length)
+    say("That is no picture: bring a JPEG, PNG, WebP, GIF, BMP or TIFF.", { shown: true });
 }

@@ -4,8 +4,8 @@ const SVG = "http://www.w3.org/2000/svg";
 
 const PATHS = {
   picture: "M4 5.5h16v13H4zM4 15l4.5-4 4 3.5 3-2.5 4.5 4M15.5 9h.01",
-  up: "M8 10.5v9H4.5v-9zM8 11l3.5-7c1.5 0 2.5 1 2.5 2.5V10h4.200c1.200 0 2 1 1.800 2.200l-1 5.600c-.2 1-1 1.700-2 1.700H8",
-  down: "M16 13.5v-9h3.5v9zM16 13l-3.5 7C11 20 10 19 10 17.5V14H5.800c-1.200 0-2-1-1.800-2.200l1-5.600c.2-1 1-1.700 2-1.700h9",
+  up: "M8 10.5v9H4.5v-9zM8 11l3.5-7c1.5 0 2.5 1 2.5 2.5V10h4.2c1.2 0 2 1 1.8 2.2l-1 5.6c-.2 1-1 1.7-2 1.7H8",
+  down: "M16 13.5v-9h3.5v9zM16 13l-3.5 7C11 20 10 19 10 17.5V14H5.8c-1.2 0-2-1-1.8-2.2l1-5.6c.2-1 1-1.7 2-1.7h9",
   close: "M6 6l12 12M18 6L6 18",
   both: "M5 9.5h14M5 14.5h14",
   only: "M12 5v14M5 12h14",
@@ -79,12 +79,17 @@ function toast(text) {
 
 /** A problem where it happened, with a button that tries again. */
 export function trouble(error, again) {
+  const retry = () => {
+    // The button goes; whoever pressed a key on it stays on the page.
+    byId("view").focus({ preventScroll: true });
+    again();
+  };
   const detail = error.detail && error.detail !== error.title ? error.detail : null;
   return make(
     "div",
     { class: "trouble", role: "alert" },
     make("p", { class: "trouble-title", text: error.title ?? String(error.message ?? error) }),
     detail === null ? null : make("p", { text: detail }),
-    again ? make("button", { type: "button", onclick: again, text: "Try again" }) : null,
+    again ? make("button", { type: "button", onclick: retry, text: "Try again" }) : null,
   );
 }

@@ -15,10 +15,23 @@ export class Failures {
     this.reasons = make("ul", { class: "chips", role: "list", "aria-label": "Reasons" });
     this.all = make("div", { class: "buttons" });
     this.list = make("ul", { class: "failures", role: "list", "aria-label": "Failures, newest first" });
-    this.more = make("button", { type: "button", class: "button", hidden: true, text: "Show more", onclick: () => this.load(this.next) });
+    this.more = make("button", {
+      type: "button",
+      class: "button",
+      hidden: true,
+      text: "Show more",
+      onclick: () => this.load(this.next),
+    });
     this.heading = make("h3", { tabindex: "-1", text: "Failures" });
-    this.root = make("section", { "aria-label": "Failures" },
-      this.heading, this.reasons, this.all, this.list, this.more);
+    this.root = make(
+      "section",
+      { "aria-label": "Failures" },
+      this.heading,
+      this.reasons,
+      this.all,
+      this.list,
+      this.more,
+    );
   }
 
   /** Show how many there are by reason. */
@@ -41,9 +54,22 @@ export class Failures {
   }
 
   showReasons() {
-    const chip = (code, text, number) => make("li", {}, make("button",
-      { type: "button", class: "chip", "aria-pressed": String(this.reason === code), onclick: () => this.pick(code) },
-      make("span", { text }), make("span", { class: "chip-count", text: count(number) })));
+    const chip = (code, text, number) =>
+      make(
+        "li",
+        {},
+        make(
+          "button",
+          {
+            type: "button",
+            class: "chip",
+            "aria-pressed": String(this.reason === code),
+            onclick: () => this.pick(code),
+          },
+          make("span", { text }),
+          make("span", { class: "chip-count", text: count(number) }),
+        ),
+      );
     const chips = [...(this.by ?? [])].map(([code, number]) => chip(code, code.replaceAll("_", " "), number));
     const held = this.reasons.contains(document.activeElement);
     this.reasons.replaceChildren(...(chips.length > 1 ? [chip(null, "all", this.total), ...chips] : []));
@@ -54,10 +80,14 @@ export class Failures {
   showAll() {
     const number = this.reason === null ? this.total : (this.by?.get(this.reason) ?? 0);
     const which = this.reason === null ? { all: true } : { reason: this.reason };
-    this.all.replaceChildren(...(number > 1 ? [
-      this.button("requeue", which, `Requeue all ${count(number)}`, number),
-      this.button("discard", which, `Discard all ${count(number)}`, number),
-    ] : []));
+    this.all.replaceChildren(
+      ...(number > 1
+        ? [
+            this.button("requeue", which, `Requeue all ${count(number)}`, number),
+            this.button("discard", which, `Discard all ${count(number)}`, number),
+          ]
+        : []),
+    );
   }
 
   pick(code) {
@@ -80,11 +110,22 @@ export class Failures {
       this.next = next;
       this.more.hidden = next === null;
       if (!this.list.childElementCount) {
-        this.list.append(make("li", { class: "empty", text: "Nothing was given up. What fails for good comes to stand here, with its reason." }));
+        this.list.append(
+          make("li", {
+            class: "empty",
+            text: "Nothing was given up. What fails for good comes to stand here, with its reason.",
+          }),
+        );
       }
     } catch (error) {
       if (error.name === "AbortError") return;
-      this.list.append(make("li", {}, trouble(error, () => this.load(after))));
+      this.list.append(
+        make(
+          "li",
+          {},
+          trouble(error, () => this.load(after)),
+        ),
+      );
     }
   }
 
@@ -93,20 +134,31 @@ export class Failures {
     const product = product_id ?? "A message";
     const what = name && name !== "main" ? `${product} (${name})` : product;
     const tries = attempts > 1 ? `${count(attempts)} tries, ` : "";
-    return make("li", { class: "failure" },
-      make("div", { class: "failure-what" },
+    return make(
+      "li",
+      { class: "failure" },
+      make(
+        "div",
+        { class: "failure-what" },
         make("b", { text: what }),
         make("p", { text: reason(code) }),
         make("p", { class: "detail", text: detail }),
-        make("p", { class: "caption", text: `${tries}${moment(at)} · ${code}` })),
-      make("div", { class: "buttons" },
+        make("p", { class: "caption", text: `${tries}${moment(at)} · ${code}` }),
+      ),
+      make(
+        "div",
+        { class: "buttons" },
         this.button("requeue", which, "Requeue", 1, what),
-        this.button("discard", which, "Discard", 1, what)));
+        this.button("discard", which, "Discard", 1, what),
+      ),
+    );
   }
 
   button(does, which, text, number, what = null) {
     const button = make("button", {
-      type: "button", class: "button", text,
+      type: "button",
+      class: "button",
+      text,
       "aria-label": what === null ? null : `${text} ${what}`,
       onclick: () => this.act(does, which, number, button),
     });
@@ -134,12 +186,22 @@ export class Failures {
 function asked(does, number) {
   const what = several(number, "failure");
   return does === "requeue"
-    ? [`Requeue ${what}?`, "Each is tried again from the beginning; what fails again comes back here.", "Requeue all"]
-    : [`Discard ${what}?`, "They are forgotten, and their products stay as they are. This cannot be taken back.", "Discard all"];
+    ? [
+        `Requeue ${what}?`,
+        "Each is tried again from the beginning; what fails again comes back here.",
+        "Requeue all",
+      ]
+    : [
+        `Discard ${what}?`,
+        "They are forgotten, and their products stay as they are. This cannot be taken back.",
+        "Discard all",
+      ];
 }
 
 function told(does, { requeued = 0, discarded = 0, left = 0 }) {
-  const kept = left ? ` ${count(left)} ${left === 1 ? "is" : "are"} kept: what they need is gone, or it takes too long.` : "";
+  const kept = left
+    ? ` ${count(left)} ${left === 1 ? "is" : "are"} kept: what they need is gone, or it takes too long.`
+    : "";
   if (does === "requeue") return `${several(requeued, "failure")} requeued, and tried again now.${kept}`;
   return `${several(discarded, "failure")} discarded.${kept}`;
 }

@@ -29,7 +29,10 @@ export class Judgements {
       const made = make(
         "button",
         {
-          type: "button", class: `verdict ${verdict}`, "data-stop": true, tabindex: "-1",
+          type: "button",
+          class: `verdict ${verdict}`,
+          "data-stop": true,
+          tabindex: "-1",
           "aria-label": `${WORDS[verdict]}: ${match}`,
           title: `${WORDS[verdict]} (${verdict === "up" ? "+" : "−"})`,
           onclick: () => this.toggle(match, verdict, more()),

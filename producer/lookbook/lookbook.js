@@ -80,7 +80,16 @@ function glide(change, picture) {
 
 function follow(event) {
   const link = event.target.closest("a[data-go]");
-  if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  if (
+    !link ||
+    event.defaultPrevented ||
+    event.button ||
+    event.ctrlKey ||
+    event.metaKey ||
+    event.shiftKey ||
+    event.altKey
+  )
+    return;
   event.preventDefault();
   if (link.dataset.home !== undefined) {
     leave();

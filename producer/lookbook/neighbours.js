@@ -6,11 +6,12 @@ import { Comparison, overlap } from "./comparing.js";
 import { Controls } from "./controls.js";
 import { byId, icon, make, say, settled, trouble, unseen } from "./elements.js";
 import { Judgements } from "./judging.js";
+import { answeredBy, legend, nothing, pictureGone, productGone } from "./notices.js";
 import { preview, thumbnail } from "./pictures.js";
 import { rove, settle } from "./roving.js";
 import { lookup } from "./service.js";
 import { arrange, recall, skeletons, tile } from "./tiles.js";
-import { count, label, percent, several, value } from "./words.js";
+import { label, percent, several, value } from "./words.js";
 
 const CALM = 140;
 const LONG = 40;
@@ -23,19 +24,39 @@ export class Neighbours {
     this.trail = make("nav", { class: "trail", "aria-label": "Where you came from" });
     this.subject = make("div", { class: "subject" });
     this.caption = make("p", { class: "caption" });
-    this.list = make("ol", { class: "grid matches", role: "list", "aria-label": "What looks like it, nearest first" });
+    this.list = make("ol", {
+      class: "grid matches",
+      role: "list",
+      "aria-label": "What looks like it, nearest first",
+    });
     this.aside = make("div", { class: "after" });
     this.comparison = new Comparison({
       changed: (sides) => this.compare(sides),
       tile: (match, reply) => this.tile(match, reply),
     });
-    this.versus = make("button", {
-      type: "button", class: "button", "aria-pressed": "false", onclick: () => this.toggleComparison(),
-    }, icon("columns"), make("span", { text: "Compare" }));
-    this.adjust = make("button", {
-      type: "button", class: "button adjust", "aria-expanded": "false", "aria-controls": "controls",
-      onclick: () => this.toggleControls(),
-    }, icon("sliders"), make("span", { text: "Adjust" }));
+    this.versus = make(
+      "button",
+      {
+        type: "button",
+        class: "button",
+        "aria-pressed": "false",
+        onclick: () => this.toggleComparison(),
+      },
+      icon("columns"),
+      make("span", { text: "Compare" }),
+    );
+    this.adjust = make(
+      "button",
+      {
+        type: "button",
+        class: "button adjust",
+        "aria-expanded": "false",
+        "aria-controls": "controls",
+        onclick: () => this.toggleControls(),
+      },
+      icon("sliders"),
+      make("span", { text: "Adjust" }),
+    );
     this.controls.root.id = "controls";
     root.append(
       this.trail,
@@ -60,7 +81,7 @@ export class Neighbours {
       ),
     );
     const judge = (verdict) => (item) => this.judgements?.toggle(item.dataset.id, verdict, this.noted(item));
-    const keys = { "+": judge("up"), "=": judge("up"), "-": judge("down"), "_": judge("down") };
+    const keys = { "+": judge("up"), "=": judge("up"), "-": judge("down"), _: judge("down") };
     rove(this.list, keys);
     for (const side of this.comparison.lists) rove(side, keys);
     this.askSoon = settled(CALM, () => {
@@ -114,8 +135,12 @@ export class Neighbours {
     // What is below has its place only once the attributes are there: until then it would jump.
     this.root.classList.add("learning");
     productOf(id, signal)
-      .then((found) => { if (found) this.showProduct(found); })
-      .catch(() => { /* The lookup says what is wrong. */ })
+      .then((found) => {
+        if (found) this.showProduct(found);
+      })
+      .catch(() => {
+        /* The lookup says what is wrong. */
+      })
       .finally(() => this.root.classList.remove("learning"));
   }
 
@@ -125,9 +150,12 @@ export class Neighbours {
     if (picture) hero.append(preview(picture.url, "The picture that you brought"));
     this.subject.replaceChildren(
       hero,
-      make("div", { class: "about" },
+      make(
+        "div",
+        { class: "about" },
         make("h1", { id: "neighbours-title", tabindex: "-1", text: "Your picture" }),
-        make("p", { class: "kind", text: picture?.file.name ?? "" })),
+        make("p", { class: "kind", text: picture?.file.name ?? "" }),
+      ),
     );
   }
 
@@ -135,15 +163,23 @@ export class Neighbours {
     const held = document.activeElement?.id === "neighbours-title";
     const hero = make("div", { class: "well hero" });
     // Until the name of its picture is known there is nothing to ask for.
-    if (name !== null) hero.append(thumbnail(product_id, name, { alt: `Picture of ${product_id}`, eager: true }));
+    if (name !== null)
+      hero.append(thumbnail(product_id, name, { alt: `Picture of ${product_id}`, eager: true }));
     const facts = Object.entries(attributes).map(([key, of]) => this.fact(key, of));
     this.subject.replaceChildren(
       hero,
       make(
         "div",
         { class: "about" },
-        make("h1", { id: "neighbours-title", tabindex: "-1", class: product_id.length > LONG ? "long" : null, text: product_id }),
-        category === null ? null : make("p", { class: "kind" }, this.narrowing("category", category, category)),
+        make("h1", {
+          id: "neighbours-title",
+          tabindex: "-1",
+          class: product_id.length > LONG ? "long" : null,
+          text: product_id,
+        }),
+        category === null
+          ? null
+          : make("p", { class: "kind" }, this.narrowing("category", category, category)),
         facts.length ? make("dl", { class: "facts" }, ...facts) : null,
       ),
     );
@@ -152,34 +188,61 @@ export class Neighbours {
 
   fact(key, of) {
     const words = value(of);
-    const said = Array.isArray(of) || of === null ? make("span", { text: words }) : this.narrowing(key, of, words);
+    const said =
+      Array.isArray(of) || of === null ? make("span", { text: words }) : this.narrowing(key, of, words);
     return make("div", {}, make("dt", { text: label(key) }), make("dd", {}, said));
   }
 
   /** A value that shows only matches like it: of a number, those that have no more of it. */
   narrowing(key, of, words) {
     const condition = typeof of === "number" ? { le: of } : of;
-    const title = typeof of === "number" ? `Only ${label(key)} up to ${words}` : `Only ${label(key)} ${words}`;
+    const title =
+      typeof of === "number" ? `Only ${label(key)} up to ${words}` : `Only ${label(key)} ${words}`;
     return make("button", {
-      type: "button", class: "fact", title, text: words, onclick: () => this.controls.narrow(key, condition),
+      type: "button",
+      class: "fact",
+      title,
+      text: words,
+      onclick: () => this.controls.narrow(key, condition),
     });
   }
 
   showTrail() {
     const steps = trail();
     const links = steps.map((step, at) => {
-      const place = step.product ? { view: "product", product: step.product } : { view: "picture", picture: step.picture };
+      const place = step.product
+        ? { view: "product", product: step.product }
+        : { view: "picture", picture: step.picture };
       const picture = step.product ? null : this.brought.get(step.picture);
       if (!step.product && !picture) return null;
       const image = picture ? preview(picture.url, "") : thumbnail(step.product, step.name, { eager: true });
       const words = step.product ?? "Your picture";
-      return make("li", {}, make(
-        "a",
-        { href: write({ ...place, picked: this.place.picked }), "data-go": true, "data-trail": String(at), title: words },
-        make("span", { class: "well" }, image), make("span", { class: "step", text: words }),
-      ));
+      return make(
+        "li",
+        {},
+        make(
+          "a",
+          {
+            href: write({ ...place, picked: this.place.picked }),
+            "data-go": true,
+            "data-trail": String(at),
+            title: words,
+          },
+          make("span", { class: "well" }, image),
+          make("span", { class: "step", text: words }),
+        ),
+      );
     });
-    const home = make("li", {}, make("a", { class: "back", href: "./", "data-go": true, "data-home": true }, icon("back"), make("span", { text: "Catalogue" })));
+    const home = make(
+      "li",
+      {},
+      make(
+        "a",
+        { class: "back", href: "./", "data-go": true, "data-home": true },
+        icon("back"),
+        make("span", { text: "Catalogue" }),
+      ),
+    );
     this.trail.replaceChildren(make("ol", { role: "list" }, home, ...links.filter(Boolean)));
     this.trail.firstChild.scrollLeft = this.trail.firstChild.scrollWidth;
   }
@@ -263,8 +326,10 @@ export class Neighbours {
     if (missing) return this.clear(productGone(this.place.product));
     this.aside.replaceChildren();
     arrange(
-      this.list, reply.matches,
-      (match) => this.tile(match, reply), (item, match) => this.update(item, match, reply),
+      this.list,
+      reply.matches,
+      (match) => this.tile(match, reply),
+      (item, match) => this.update(item, match, reply),
     );
     settle(this.list);
     this.caption.textContent = answeredBy(reply);
@@ -288,7 +353,9 @@ export class Neighbours {
     }
     this.comparison.show(found, () => this.ask());
     for (const side of this.comparison.lists) settle(side);
-    this.aside.replaceChildren(legend("= is in both answers, with its place in the other one; + is only in this one. "));
+    this.aside.replaceChildren(
+      legend("= is in both answers, with its place in the other one; + is only in this one. "),
+    );
     this.caption.textContent = overlap(found, this.place.picked.limit);
     say(this.caption.textContent);
   }
@@ -349,45 +416,4 @@ export class Neighbours {
     if (this.place.view === "picture") return { picture: this.place.picture };
     return { product: this.place.product, name: recall(this.place.product)?.name ?? "main" };
   }
-}
-
-function answeredBy({ matches, generation, as_of, pending, path }) {
-  const index = generation === null ? "no index yet: all pictures were read" : `generation ${generation}`;
-  const newer = pending ? `, ${several(pending, "newer change")} included` : "";
-  return `${several(matches.length, "nearest", "nearest")} · ${index}${newer} · revision ${count(as_of.revision)} · ${path}`;
-}
-
-function legend(more = "") {
-  return make(
-    "p",
-    { class: "legend" },
-    more,
-    "Nearest first. The line under a picture, and its percentage, say how alike the pictures are to the network: the ",
-    "cosine of their vectors, full for the same picture. d is the distance between them: 0 the same, 1.41 unrelated.",
-  );
-}
-
-function nothing({ alike, where }) {
-  const filtered = Object.keys(where).length > 0;
-  let words = "There is nothing else in the catalogue to compare it with.";
-  if (alike && filtered) words = `Nothing that meets the conditions is at least ${percent(alike)} alike: lower it, or remove a condition.`;
-  else if (alike) words = `Nothing is at least ${percent(alike)} alike: lower “At least this alike”.`;
-  else if (filtered) words = "No other product meets these conditions: remove one.";
-  return make("div", { class: "empty" }, make("p", { text: words }));
-}
-
-function productGone(id) {
-  return make(
-    "div", { class: "empty" },
-    make("p", { text: `“${id}” is not in the catalogue, or not any more.` }),
-    make("a", { class: "button", href: "./", "data-go": true, text: "To the catalogue" }),
-  );
-}
-
-function pictureGone() {
-  return make(
-    "div", { class: "empty" },
-    make("p", { text: "The picture is not kept when the page is loaded anew: drop it here again." }),
-    make("button", { type: "button", class: "button", text: "Choose a picture", onclick: () => byId("file").click() }),
-  );
 }

@@ -19,7 +19,9 @@ let scopes = new Set();
 let open = true;
 
 /** Say what to do when a key is needed: `ask` gives whether there is one now. */
-export const whenLocked = (ask) => { locked = ask; };
+export const whenLocked = (ask) => {
+  locked = ask;
+};
 
 export const isOpen = () => open;
 export const mayWrite = () => scopes.has("write");

@@ -15,9 +15,16 @@ export class Status {
     this.machinery = make("div", { class: "details" });
     this.failures = new Failures(() => this.look());
     this.drawer.append(
-      make("div", { class: "drawer-head" },
+      make(
+        "div",
+        { class: "drawer-head" },
         make("h2", { id: "drawer-title", text: "How the service is" }),
-        make("button", { type: "button", class: "quiet round", "aria-label": "Close", onclick: () => this.drawer.close() }, icon("close"))),
+        make(
+          "button",
+          { type: "button", class: "quiet round", "aria-label": "Close", onclick: () => this.drawer.close() },
+          icon("close"),
+        ),
+      ),
       make("p", { class: "told", role: "status" }),
       this.details,
       this.failures.root,
@@ -101,7 +108,9 @@ function facts({ service, queues, backlog }) {
   const texts = [];
   if (service) {
     const { generation, pending } = service;
-    texts.push(generation ? `generation ${generation.number}, ${age(generation.built_at)} old` : "no index yet");
+    texts.push(
+      generation ? `generation ${generation.number}, ${age(generation.built_at)} old` : "no index yet",
+    );
     texts.push(`${several(pending, "pending change")}`);
   }
   texts.push(`${count(Math.max(waiting, backlog ?? 0))} in queues`);
@@ -119,44 +128,79 @@ function freshness(service) {
 }
 
 function figures(pairs) {
-  return make("dl", { class: "figures" }, ...pairs
-    .filter(([, said]) => said !== null)
-    .map(([name, said]) => make("div", {}, make("dt", { text: name }), make("dd", { text: said }))));
+  return make(
+    "dl",
+    { class: "figures" },
+    ...pairs
+      .filter(([, said]) => said !== null)
+      .map(([name, said]) => make("div", {}, make("dt", { text: name }), make("dd", { text: said }))),
+  );
 }
 
-function index({ products, images, revision, pending, model_name, model_version, generation, rebuild_failure, ...service }) {
+function index({
+  products,
+  images,
+  revision,
+  pending,
+  model_name,
+  model_version,
+  generation,
+  rebuild_failure,
+  ...service
+}) {
   const fresh = freshness(service);
   const pairs = [
     ["Products", count(products)],
     ["Pictures", count(images)],
     ["Generation", generation ? `${generation.number}${generation.pinned ? ", pinned" : ""}` : "none yet"],
     ["Its age", generation ? age(generation.built_at) : null],
-    ["Its recall@10", generation && typeof generation.recall === "number" ? `${(generation.recall * 100).toFixed(1)}%` : null],
+    [
+      "Its recall@10",
+      generation && typeof generation.recall === "number" ? `${(generation.recall * 100).toFixed(1)}%` : null,
+    ],
     ["Changes since", count(pending)],
     ["Revision", count(revision)],
     ["Model", model_name ? `${model_name} (${(model_version ?? "").slice(0, 8)})` : null],
     ["Searchable within", fresh ? `${duration(fresh.p50)} mostly, ${duration(fresh.p95)} at p95` : null],
   ];
-  return make("section", { "aria-label": "Index" },
-    rebuild_failure ? make("p", { class: "wrong", text: `The last rebuild failed: ${rebuild_failure}` }) : null,
-    figures(pairs));
+  return make(
+    "section",
+    { "aria-label": "Index" },
+    rebuild_failure
+      ? make("p", { class: "wrong", text: `The last rebuild failed: ${rebuild_failure}` })
+      : null,
+    figures(pairs),
+  );
 }
 
 function queueTable(queues, backlog) {
   const unacked = queues.some((each) => known(each.unacked));
   const oldest = queues.some((each) => known(each.oldest));
   const heads = ["Queue", "Waiting", ...(unacked ? ["At work"] : []), ...(oldest ? ["Oldest"] : [])];
-  const rows = queues.map((each) => make("tr", {},
-    make("th", { scope: "row", text: each.name }),
-    make("td", { text: count(each.waiting) }),
-    unacked ? make("td", { text: known(each.unacked) ? count(each.unacked) : "–" }) : null,
-    oldest ? make("td", { text: known(each.oldest) ? duration(each.oldest) : "–" }) : null));
-  return make("section", { "aria-label": "Queues" },
+  const rows = queues.map((each) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row", text: each.name }),
+      make("td", { text: count(each.waiting) }),
+      unacked ? make("td", { text: known(each.unacked) ? count(each.unacked) : "–" }) : null,
+      oldest ? make("td", { text: known(each.oldest) ? duration(each.oldest) : "–" }) : null,
+    ),
+  );
+  return make(
+    "section",
+    { "aria-label": "Queues" },
     make("h3", { text: "Queues" }),
-    make("table", {},
+    make(
+      "table",
+      {},
       make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { scope: "col", text })))),
-      make("tbody", {}, ...rows)),
-    !known(backlog) ? null : make("p", { class: "caption", text: `${several(backlog, "job")} accepted and not yet applied.` }));
+      make("tbody", {}, ...rows),
+    ),
+    !known(backlog)
+      ? null
+      : make("p", { class: "caption", text: `${several(backlog, "job")} accepted and not yet applied.` }),
+  );
 }
 
 function doing({ busy, longest, stuck, started_at }) {
@@ -166,19 +210,39 @@ function doing({ busy, longest, stuck, started_at }) {
 }
 
 function rollout({ model_name, images, embedded, waits_for }) {
-  const bar = make("progress", { max: String(Math.max(1, images)), value: embedded, "aria-label": "Pictures embedded anew" });
-  return make("section", { "aria-label": "Rollout" },
+  const bar = make("progress", {
+    max: String(Math.max(1, images)),
+    value: embedded,
+    "aria-label": "Pictures embedded anew",
+  });
+  return make(
+    "section",
+    { "aria-label": "Rollout" },
     make("h3", { text: `${model_name} is being rolled out` }),
     bar,
-    make("p", { class: "caption", text: `${count(embedded)} of ${several(images, "picture")}${waits_for ? `; waits for ${waits_for}` : ""}` }));
+    make("p", {
+      class: "caption",
+      text: `${count(embedded)} of ${several(images, "picture")}${waits_for ? `; waits for ${waits_for}` : ""}`,
+    }),
+  );
 }
 
 function workers({ workers: all }) {
-  const rows = all.map((each) => make("li", {},
-    make("b", { text: each.role }),
-    make("span", { text: `${each.host}, ${each.pid}` }),
-    make("span", { text: doing(each) })));
-  return make("section", { "aria-label": "Workers" },
+  const rows = all.map((each) =>
+    make(
+      "li",
+      {},
+      make("b", { text: each.role }),
+      make("span", { text: `${each.host}, ${each.pid}` }),
+      make("span", { text: doing(each) }),
+    ),
+  );
+  return make(
+    "section",
+    { "aria-label": "Workers" },
     make("h3", { text: "Workers" }),
-    rows.length ? make("ul", { class: "workers", role: "list" }, ...rows) : make("p", { text: "None is alive." }));
+    rows.length
+      ? make("ul", { class: "workers", role: "list" }, ...rows)
+      : make("p", { text: "None is alive." }),
+  );
 }
