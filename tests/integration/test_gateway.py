@@ -603,6 +603,8 @@ def test_what_there_is_not_is_said_as_a_problem_too(http: httpx.Client) -> None:
 def test_the_page_needs_nothing_from_elsewhere(http: httpx.Client) -> None:
     said = http.get("/docs")
     assert "default-src 'none'" in said.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in said.headers["content-security-policy"]
+    assert http.get("/docs").text == said.text
     for there in ("POST /products", "GET /lookups/{lookup_id}/events", 'id="expired"'):
         assert there in said.text
     assert "<script" not in said.text
