@@ -52,7 +52,7 @@ def test_up_starts_it_on_loopback_and_stops_it(empty_valkey_url: str, tmp_path: 
     finally:
         up.kill()
         up.wait()
-    assert f"http://127.0.0.1:{port}" in log.read_text()
+    assert f"http://127.0.0.1:{port}/lookbook/" in log.read_text()
     assert lookout.shown in log.read_text()
 
 
