@@ -48,9 +48,8 @@ class Browsing:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._ask = gateway.questions.reply
-        self._status: dict[str, Any] = {}
-        self._status_at = float("-inf")
-        self._looking = asyncio.Lock()
+        self._looking: asyncio.Task[dict[str, Any]] | None = None
+        self._looked_at = float("-inf")
         self.thumbnails = Thumbnails(gateway.questions)
 
     async def catalogue(self, after: str | None, **wanted: Any) -> Response:
@@ -72,13 +71,14 @@ class Browsing:
         return json_response(_plain(await self._ask(GenerationList, Generations)))
 
     async def status(self) -> Response:
-        """How the queue and the service are: one look for all who ask at about the same time."""
+        """How the queue and the service are: one look for all who ask at about the same time, and one refusal."""
         clock = asyncio.get_running_loop().time
-        async with self._looking:
-            if clock() - self._status_at > STATUS_FRESH:
-                self._status = await self._look()
-                self._status_at = clock()
-        return json_response(self._status)
+        if self._looking is None or (
+            self._looking.done() and clock() - self._looked_at > STATUS_FRESH
+        ):
+            self._looking = asyncio.create_task(self._look())
+            self._looking.add_done_callback(_seen)
+        return json_response(await asyncio.shield(self._looking))
 
     async def _look(self) -> dict[str, Any]:
         backlog, queues = await self._gateway.queues()
@@ -89,6 +89,7 @@ class Browsing:
         except Refused as refused:
             problem = f"{refused.problem.title}. {refused.problem.detail}"
         told = [each.model_dump(mode="json") for each in queues]
+        self._looked_at = asyncio.get_running_loop().time()
         return {"backlog": backlog, "queues": told, "service": service, "problem": problem}
 
     # -- what was given up ------------------------------------------------------------------------
@@ -122,6 +123,12 @@ class Browsing:
         vote = (await bodies.read_json(request, self._gateway.limits)).read(Vote)
         made = await self._ask(JudgeMatch, Judgement, judge=_judge(request), **vote.model_dump())
         return json_response(_judged(request, made))
+
+
+def _seen(looking: asyncio.Task[dict[str, Any]]) -> None:
+    """Whoever asked may have gone away: nothing to warn of."""
+    if not looking.cancelled():
+        looking.exception()
 
 
 def _judge(request: Request) -> str:
