@@ -71,7 +71,7 @@ export class Comparison {
     this.selects.forEach((select, at) => {
       const known = this.generations ?? [];
       const options = [
-        make("option", { value: LIVE, text: "Live: the current generation, and what is newer" }),
+        make("option", { value: LIVE, text: "Live, with what is newer" }),
       ];
       for (const each of known)
         options.push(make("option", { value: String(each.number), text: words(each) }));

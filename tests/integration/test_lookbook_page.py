@@ -607,6 +607,8 @@ def test_on_a_phone(browser: Browser, shown: Shown, scheme: str) -> None:
         assert _small_targets(page) == []
         page.get_by_role("button", name="Compare").tap()
         expect(page.get_by_role("main").get_by_text("are in both answers")).to_be_visible()
+        page.get_by_role("button", name="Adjust").tap()
+        tiles(page, ".versus").first.scroll_into_view_if_needed()
         look(f"phone-{scheme}-compared")
         page.get_by_role("contentinfo").get_by_role("button").tap()
         expect(page.get_by_role("dialog")).to_be_visible()
