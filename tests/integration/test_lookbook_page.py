@@ -493,7 +493,7 @@ def test_a_large_catalogue_stays_light(visited: Visit) -> None:
     def give(route: Route) -> None:
         said = parse_qs(urlsplit(route.request.url).query)
         start = int(said.get("after", ["0"])[0])
-        some = [
+        some: list[dict[str, object]] = [
             {"product_id": each, "name": "main", "category": None, "attributes": {}}
             for each in ids[start : start + 60]
         ]
