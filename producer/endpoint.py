@@ -73,6 +73,8 @@ class Endpoint:
         self._stop = asyncio.Event()
         self._running: dict[str, asyncio.Future[_Answer]] = {}
         self._open = 0
+        self._silent: dict[asyncio.StreamWriter, None] = {}
+        """Who has not asked for anything yet, the oldest first."""
 
     @property
     def port(self) -> int:
@@ -120,7 +122,7 @@ class Endpoint:
         """One request, one answer; then the connection is closed."""
         self._open += 1
         try:
-            if self._open <= MOST_CONNECTIONS:
+            if self._open <= MOST_CONNECTIONS or self._let_one_go():
                 await self._exchange(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             """Whoever does not talk, or not like this, is let go."""
@@ -130,12 +132,23 @@ class Endpoint:
             self._open -= 1
             writer.transport.abort()
 
+    def _let_one_go(self) -> bool:
+        """Let whoever has been silent for longest make room: many who say nothing must not keep others out."""
+        for writer in self._silent:
+            del self._silent[writer]
+            writer.transport.abort()
+            return True
+        return False
+
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with asyncio.timeout(TALK_WITHIN):
-            try:
+        self._silent[writer] = None
+        try:
+            async with asyncio.timeout(TALK_WITHIN):
                 head = await reader.readuntil(b"\r\n\r\n")
-            except asyncio.LimitOverrunError:
-                head = b""
+        except asyncio.LimitOverrunError:
+            head = b""
+        finally:
+            self._silent.pop(writer, None)
         method, answer = await self._answer(head)
         async with asyncio.timeout(TALK_WITHIN):
             writer.write(_head(answer) + (b"" if method == "HEAD" else answer.body))
