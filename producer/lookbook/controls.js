@@ -302,7 +302,9 @@ function shutting(details) {
     details.querySelector("summary").focus();
   });
   details.addEventListener("focusout", ({ relatedTarget }) => {
-    if (relatedTarget && !details.contains(relatedTarget)) details.open = false;
+    // A press on words in the menu gives the focus to what is around it, which is not elsewhere; to shut the menu
+    // then takes a label away under the pointer, at which Chromium's tab crashes.
+    if (relatedTarget && !details.contains(relatedTarget) && !relatedTarget.contains(details)) details.open = false;
   });
   document.addEventListener("pointerdown", ({ target }) => {
     if (!details.contains(target)) details.open = false;
