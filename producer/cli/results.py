@@ -99,7 +99,8 @@ def _show_table(terminal: Terminal, reply: Reply, asked: Asked | None = None) ->
     if (few := _why_few(reply, asked)) is not None:
         terminal.note(few)
     index = "no index yet" if reply.generation is None else f"index generation {reply.generation}"
+    changes = "change" if reply.pending == 1 else "changes"
     terminal.note(
-        f"{index}, as of revision {reply.as_of.revision}, {reply.pending} changes pending, "
+        f"{index}, as of revision {reply.as_of.revision}, {reply.pending} {changes} pending, "
         f"answered by {reply.path}"
     )

@@ -197,7 +197,7 @@ def test_similar_shows_a_table_or_json(
         out, err = capsys.readouterr()
         assert "87.5%" in out
         assert "\x1b" not in out
-        assert "index generation 3, as of revision 12, 1 changes pending" in err
+        assert "index generation 3, as of revision 12, 1 change pending" in err
         assert run(["similar", "--image", "shelf/dress/1.jpg", "--json", "-q"]) == 0
         out, err = capsys.readouterr()
         assert (
