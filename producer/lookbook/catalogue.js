@@ -241,7 +241,7 @@ export class Catalogue {
     }
     if (none && !typed) {
       chips.push(
-        this.chip("Without", none.products, { ...place, uncategorised: true }, this.place.uncategorised),
+        this.chip("No category", none.products, { ...place, uncategorised: true }, this.place.uncategorised),
       );
     }
     if (typed && !found.length) chips.push(make("li", { class: "chip-none", text: "No such category" }));
