@@ -81,10 +81,12 @@ def test_no_secret_is_in_it_neither_in_a_trace(written: io.StringIO, form: str) 
         assert "Traceback" in json.loads(line)["exception"]
 
 
-@pytest.mark.parametrize("form", ["json"], indirect=True)
-def test_a_line_of_json_is_one_line_whatever_is_in_it(written: io.StringIO) -> None:
-    log.warning("a\nb\u2028c\ud800\x1b[0m %s", {"no": "matter"})
-    (line,) = written.getvalue().split("\n")[:-1]
+def test_a_line_of_json_is_one_line_whatever_is_in_it() -> None:
+    # Not logged: what pytest captures of a lone surrogate cannot be told by one process to another.
+    message = "a\nb\u2028c\ud800\x1b[0m %s"
+    record = logging.LogRecord("x", logging.INFO, "", 1, message, ({"no": "matter"},), None)
+    line = logs.JsonLines("embed").format(record)
+    assert len(line.splitlines()) == 1
     assert json.loads(line)["message"].startswith("a\nb\u2028c")
 
 
