@@ -6,6 +6,8 @@ import { json } from "./service.js";
 import { age, count, duration, several } from "./words.js";
 
 const EVERY = 5000;
+/** What a whole service has at least one of. */
+const ROLES = ["embed", "query", "search", "index", "beat"];
 
 export class Status {
   constructor() {
@@ -96,6 +98,8 @@ function feeling(status) {
   const { service, problem } = status;
   if (problem || !service) return { mood: "bad", words: "The workers do not answer" };
   if (service.workers.some(({ stuck }) => stuck)) return { mood: "bad", words: "A worker is stuck" };
+  const absent = ROLES.filter((role) => !service.workers.some((each) => each.role === role));
+  if (absent.length) return { mood: "bad", words: `No worker of: ${absent.join(", ")}` };
   if (service.rebuild_failure) return { mood: "bad", words: "The last rebuild failed" };
   if (failed(status)) return { mood: "odd", words: several(failed(status), "failure") };
   return { mood: "good", words: "All is well" };

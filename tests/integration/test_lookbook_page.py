@@ -464,6 +464,22 @@ def test_what_goes_wrong_stands_where_it_happened_and_is_tried_again(visited: Vi
     ).to_be_visible()
 
 
+def test_that_nobody_does_a_kind_of_work_stands_at_the_foot(visited: Visit) -> None:
+    def without_embed(route: Route) -> None:
+        response = route.fetch()
+        status = response.json()
+        workers = status["service"]["workers"]
+        status["service"]["workers"] = [each for each in workers if each["role"] != "embed"]
+        route.fulfill(response=response, json=status)
+
+    page = visited.page
+    page.route(re.compile(r"/status$"), without_embed)
+    open_catalogue(page)
+    strip = page.get_by_role("contentinfo").get_by_role("button")
+    expect(strip).to_contain_text("No worker of: embed")
+    page.unroute_all(behavior="ignoreErrors")
+
+
 def test_an_older_answer_never_replaces_a_newer_one(visited: Visit) -> None:
     page = visited.page
     open_catalogue(page, "?category=bag")
