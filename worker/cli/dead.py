@@ -15,7 +15,7 @@ from rich.text import Text
 from db.queries import dead_letters
 from db.queries.dead_letters import DeadLetter, Which
 from db.session import Database
-from producer.cli.terminal import visible
+from producer.cli.terminal import table, visible
 from producer.errors import InvalidRequest
 from producer.reasons import Reason
 from worker.cli.progress import meter
@@ -74,12 +74,22 @@ def list_(
 
 
 def _table(letters: Sequence[DeadLetter]) -> Table:
-    table = Table("no.", "product", "picture", "reason", "detail", "attempts", "when")
-    for letter in letters:
-        shown_as = (letter.product_id, letter.name, letter.reason, letter.detail, letter.attempts)
-        cells = [Text(visible("" if cell is None else str(cell))) for cell in shown_as]
-        table.add_row(str(letter.pk), *cells, Text(f"{letter.created_at:%Y-%m-%d %H:%M:%S}"))
-    return table
+    columns = ("no.", "product", "picture", "reason", "detail", "attempts", "when")
+    rows = [
+        (
+            letter.pk,
+            letter.product_id or "",
+            letter.name or "",
+            letter.reason,
+            letter.detail,
+            letter.attempts,
+            f"{letter.created_at:%Y-%m-%d %H:%M:%S}",
+        )
+        for letter in letters
+    ]
+    made = table(columns, rows, right=("no.", "attempts"))
+    made.columns[columns.index("reason")].no_wrap = True  # it is what `--reason` takes
+    return made
 
 
 @dead.command()
