@@ -22,7 +22,7 @@ from tests.integration import damaged_catalogue as damaged
 from tests.integration.damaged_catalogue import EmbedWorker
 from tests.stack import producer_of, save_picture
 from tests.unit.worker.index.factories import QUICK, Shop, build, vectors
-from worker.cli import main
+from worker.cli import main, shell
 from worker.index.errors import RecallTooLow
 from worker.index.follower import Follower
 from worker.up import Service
@@ -68,7 +68,7 @@ def terminal(
 ) -> Terminal:
     """A terminal in a folder of its own, with the variables of a service that has a catalogue."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(shell.console, "width", 300)
     monkeypatch.setenv("LOOKALIKE_DATABASE_URL", database_url)
     monkeypatch.setenv("LOOKALIKE_DATA_DIR", str(data_dir))
     monkeypatch.setenv("LOOKALIKE_REDIS_URL", "redis://127.0.0.1:1/0")

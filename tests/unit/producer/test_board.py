@@ -6,7 +6,7 @@ import io
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -123,19 +123,19 @@ def test_who_is_busy_who_is_idle_and_who_seems_stuck() -> None:
         ({"oldest": 31.0, "unacked": 1}, {}, False),
         ({"oldest": 31.0}, {"busy": 1, "longest": 1.0}, False),
         ({"oldest": 31.0}, {"role": "embed"}, False),
-        ({"oldest": 31.0}, {"started_at": time.time() - 5}, False),
+        ({"oldest": 31.0}, {"age": 5.0}, False),
         ({"oldest": 31.0, "waiting": 0}, {}, False),
     ],
     ids=["ignored", "for a moment", "held", "busy", "of nobody's", "just started", "empty"],
 )
 def test_a_queue_that_its_idle_workers_ignore(
-    queue: dict[str, object], taker: dict[str, object], ignored: bool
+    queue: dict[str, object], taker: dict[str, Any], ignored: bool
 ) -> None:
     values: dict[str, object] = {"name": "lookup", "waiting": 1, "unacked": 0}
     seen = QueueStatus.model_validate(values | queue)
-    role = str(taker.pop("role", "search"))
-    shown = drawn(service(workers=(worker(role, **taker),)), (seen,))
-    taker["role"] = role
+    made: dict[str, Any] = {"role": "search", "age": 3600.0} | taker
+    made["started_at"] = time.time() - made.pop("age")
+    shown = drawn(service(workers=(worker(**made),)), (seen,))
     assert ("lookup has waited for 31 s, and its workers are idle" in shown) is ignored
 
 
