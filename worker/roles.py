@@ -396,5 +396,14 @@ def _reindex(process: Process, message: Reindex) -> None:
         else:
             ending.outcome = "needless" if built is None else "built"
             if built is not None:
-                log.info("%s", built)
+                log.info(
+                    "generation %d is current: %d pictures up to revision %d, recall@10 %.3f, %.1f s, "
+                    "peak memory %.0f MiB",
+                    built.number,
+                    built.images,
+                    built.revision,
+                    built.recall,
+                    built.seconds,
+                    built.peak_memory / 2**20,
+                )
                 failures.clear()
