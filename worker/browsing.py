@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from db.queries import catalogue, dead_letters, generations, models, revisions
 from db.queries.catalogue import Wanted
@@ -48,8 +49,8 @@ def browse(database: Database, question: Browse) -> CataloguePage:
     return CataloguePage(products=shown, more=len(found) > question.limit)
 
 
-def kept_generations(database: Database) -> Generations:
-    """The generations whose files are there. Raises DatabaseUnavailable."""
+def kept_generations(database: Database, data_dir: Path) -> Generations:
+    """The generations whose files are there; after a restore some are not. Raises DatabaseUnavailable."""
     with database.reading() as session:
         current = generations.pointer(session).generation
         names = {each.model.pk: each.model.name for each in models.listed(session)}
@@ -67,6 +68,7 @@ def kept_generations(database: Database) -> Generations:
                 current=each.number == current,
             )
             for each in kept
+            if (data_dir / each.directory).is_dir()
         )
     )
 

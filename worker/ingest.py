@@ -7,6 +7,7 @@ permanent, and part of a later job when it is not. What the database refuses sta
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,6 +80,8 @@ class Ingester:
         outcome = Outcome(applied=len(prepared.pictured), failures=tuple(failures))
         if self.ledger.clear(claim, outcome, follow_ups=[retry] if retry else []):
             measures.ended(claim, outcome)
+            if failures:
+                log.info("job %s: %s", chunk.id, _told(failures))
         return outcome
 
     def _commit(
@@ -140,6 +143,21 @@ def remove(database: Database, ledger: Ledger, claim: Claim[RemoveChunk]) -> Out
     if ledger.clear(claim, outcome):
         measures.ended(claim, outcome)
     return outcome
+
+
+def _told(failures: Sequence[ItemFailure]) -> str:
+    """What was not applied, in a line: how many of each reason, and what becomes of them."""
+    given_up = [each for each in failures if each.retried_as is None]
+    again = [each for each in failures if each.retried_as is not None]
+    told = [f"given up: {_by_reason(given_up)}"] if given_up else []
+    told += [f"tried again as {again[0].retried_as}: {_by_reason(again)}"] if again else []
+    return "; ".join(told)
+
+
+def _by_reason(failures: Sequence[ItemFailure]) -> str:
+    return ", ".join(
+        f"{count} {reason}" for reason, count in Counter(each.reason for each in failures).items()
+    )
 
 
 def _failure(refused: Refused, retry: IngestChunk | None) -> ItemFailure:

@@ -261,7 +261,7 @@ def _lookbook(process: Process) -> Handlers:
     answers: Mapping[type[Question], Callable[[Any], BaseModel]] = {
         Browse: lambda question: browse(database, question),
         CategoryList: lambda _: counts.now(),
-        GenerationList: lambda _: kept_generations(database),
+        GenerationList: lambda _: kept_generations(database, process.settings.data_dir),
         PastLookup: lambda question: aside(lambda: past.answer(question)),
         FailureList: lambda question: failures(database, question),
         Requeue: clearing.requeue,

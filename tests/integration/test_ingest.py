@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -194,13 +195,17 @@ def test_a_picture_that_is_embedded_later_than_it_was_stored_is_a_change(bench: 
         assert revisions.current(session) == before + 1
 
 
-def test_a_passing_error_is_tried_again_later_and_the_rest_is_applied_now(bench: Bench) -> None:
+def test_a_passing_error_is_tried_again_later_and_the_rest_is_applied_now(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     bench.fails["/slow"] = ImageError(Reason.FETCH_TIMEOUT, "too slow", transient=True)
     outcome = bench.applied(bench.accept(chunk(item("good"), item("slow"))))
     assert outcome.applied == 1
     assert bench.products() == 1
     (failure,) = outcome.failures
     assert failure.retried_as is not None
+    assert f"tried again as {failure.retried_as}: 1 fetch_timeout" in caplog.text
     assert bench.ledger.missing([failure.retried_as]) == []
     assert bench.ledger.overdue() == []
     assert not bench.dead()
@@ -231,13 +236,17 @@ def test_a_passing_error_ends_as_a_dead_letter(bench: Bench) -> None:
     assert bench.ledger.size() == 0
 
 
-def test_a_permanent_error_is_a_dead_letter_at_once_and_once(bench: Bench) -> None:
+def test_a_permanent_error_is_a_dead_letter_at_once_and_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     bench.fails["/gone"] = ImageError(Reason.NOT_FOUND, "no such file")
     job = bench.accept(chunk(item("gone"), item("good")))
     bench.ingest(job)
     bench.ingest(job)
     assert bench.dead() == {Reason.NOT_FOUND: 1}
     assert bench.products() == 1
+    assert f"job {job.id}: given up: 1 not_found" in caplog.text
 
 
 def test_messages_out_of_order_leave_what_the_newest_says(bench: Bench) -> None:

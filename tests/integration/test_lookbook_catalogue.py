@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,8 +184,8 @@ def test_counts_that_take_long_are_kept_longer(
     assert now[0] > before + 2.0
 
 
-def test_there_may_be_no_generation(database: Database) -> None:
-    assert kept_generations(database).generations == ()
+def test_there_may_be_no_generation(database: Database, tmp_path: Path) -> None:
+    assert kept_generations(database, tmp_path).generations == ()
 
 
 # -- judgements -----------------------------------------------------------------------------------

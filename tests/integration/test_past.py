@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -116,9 +117,19 @@ def test_another_model_answers_by_its_own_vectors(shop: Shop, past: Past, data_d
     assert ask(past, "p1", 1).replies[0].model_version == shop.digest
     assert ask(past, "p1", 2).replies[0].model_version == other.digest
     assert_same(found(ask(past, "p1", 2)), other.nearest("p1", 10))
-    listed = kept_generations(shop.database).generations
+    listed = kept_generations(shop.database, data_dir).generations
     assert [(each.number, each.current) for each in listed] == [(2, True), (1, False)]
     assert [each.model_version for each in listed] == [other.digest, shop.digest]
+
+
+def test_a_generation_whose_files_a_restore_did_not_bring_is_not_listed(
+    shop: Shop, data_dir: Path
+) -> None:
+    build(shop.database, data_dir, KEEP)
+    (directory,) = data_dir.glob("generation-00000001-*")
+    shutil.rmtree(directory)
+    listed = kept_generations(shop.database, data_dir).generations
+    assert [each.number for each in listed] == [2]
 
 
 def test_unknown_and_removed_and_damaged_generations_are_told(
