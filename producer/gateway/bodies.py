@@ -29,6 +29,7 @@ IN_MEMORY = 64 << 10
 DRAINED, DRAIN_FOR = 8 << 20, 2.0
 """Bytes and seconds of a refused body that are read on: some clients read no answer before they have sent all."""
 JSON, MULTIPART = "application/json", "multipart/form-data"
+NO_ADDRESS = "not a whole address (http, https, s3 or gs); a picture itself goes into a multipart/form-data part"
 D = TypeVar("D", bound=BaseModel)
 
 
@@ -98,6 +99,8 @@ class Body:
             problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
             if problem["type"] == "value_error":  # a rule that the schema cannot say
                 raise refuse(Refusal.INVALID_REQUEST, said) from None
+            if problem["type"] == "string_pattern_mismatch":  # addresses alone have patterns
+                said = f"{said.partition(':')[0]}: {NO_ADDRESS}"
             raise _malformed(said) from None
 
 
