@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from producer import Producer, keys
 from tests.services import free_port
@@ -30,7 +32,7 @@ def redis(empty_valkey_url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 def unreachable() -> Redis:
-    return Redis(port=free_port())
+    return Redis(port=free_port(), retry=Retry(NoBackoff(), 0))
 
 
 def test_a_sample_is_from_the_acceptance_to_the_first_sight_of_the_revision(redis: Redis) -> None:
